@@ -1,0 +1,237 @@
+"""A model laid on flat vectors, so that an equation on a parameter vector is one line of code.
+
+Every trainable parameter becomes a view of one vector ``params`` (n,), and its gradient a view of one vector ``grads``
+(n,). MPI reads and writes these vectors directly, and ``torch.optim`` sees one parameter. A model with parameters of
+several dtypes has one such pair per dtype, widest first.
+
+What the corners mean:
+
+* **tied weights** are one span; both modules see the same memory.
+* **frozen parameters** (``requires_grad=False``) are on no vector; the ranks agree on them once, at the start.
+* **a parameter without a gradient in a step** contributes a gradient of zero, so momentum and weight decay still act on
+  it (plain PyTorch would skip it).
+* **float buffers**, such as BatchNorm's running statistics, lie on vectors of their own, are never exchanged during
+  training, and are averaged over the ranks by ``Strategy.result()``. Integer buffers stay each rank's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from hpcasync.errors import UsageError
+
+T = TypeVar("T", bound=Tensor)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Elements [start, stop) of a flat vector, which a tensor of this name and shape occupies."""
+
+    name: str
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+
+    def rows(self) -> list[tuple[int, int]]:
+        """[start, stop) of every row: a neuron's incoming weights. A vector's rows are its elements."""
+        count = self.shape[0] if self.shape else 1
+        width = (self.stop - self.start) // max(count, 1)
+        return [(self.start + i * width, self.start + (i + 1) * width) for i in range(count)]
+
+
+class Flat:
+    """Tensors of one dtype, laid end to end on one vector ``memory`` (n,) of which they become views."""
+
+    def __init__(self, named: Sequence[tuple[str, Tensor]]) -> None:
+        self.tensors = [tensor for _, tensor in named]
+        self.spans: list[Span] = []
+        start = 0
+        for name, tensor in named:
+            self.spans.append(Span(name, start, start + tensor.numel(), tuple(tensor.shape)))
+            start += tensor.numel()
+        first = self.tensors[0]
+        memory = torch.empty(start, dtype=first.dtype, device=first.device)
+        for tensor, view in zip(self.tensors, self.views(memory), strict=True):
+            view.copy_(tensor.detach())
+        self.rebase(memory)
+
+    def views(self, memory: Tensor) -> list[Tensor]:
+        """``memory`` (at least n,) seen as the tensors, in order."""
+        return [memory[span.start : span.stop].view(span.shape) for span in self.spans]
+
+    def rebase(self, memory: Tensor) -> None:
+        """Make the tensors views of ``memory`` (n,) and take on its values; it may be a window's or a node's."""
+        self.memory = memory
+        for tensor, view in zip(self.tensors, self.views(memory), strict=True):
+            tensor.data = view
+
+
+class Pair(Flat):
+    """The parameters and gradients of one dtype.
+
+    The gradient buffer is a ``message`` (n + 1,): the gradient and, behind it, one element for the number of ranks that
+    contributed, so that one reduction carries both. (A message of bfloat16 alone holds counts up to 256 exactly.)
+    """
+
+    def __init__(self, named: Sequence[tuple[str, nn.Parameter]]) -> None:
+        super().__init__(named)
+        self.flat = nn.Parameter(self.memory)
+        self._spare: list[Tensor] = []
+        self._views: dict[int, list[Tensor]] = {}
+        self._use(self.empty_message())
+
+    @property
+    def params(self) -> Tensor:
+        """(n,) the parameters."""
+        return self.memory
+
+    @property
+    def grads(self) -> Tensor:
+        """(n,) where backward() adds the gradient."""
+        return self.message[:-1]
+
+    def rebase(self, memory: Tensor) -> None:
+        super().rebase(memory)
+        if hasattr(self, "flat"):
+            self.flat.data = memory
+
+    def empty_message(self) -> Tensor:
+        """(n + 1,) zeros of this pair's dtype."""
+        return self.memory.new_zeros(self.memory.numel() + 1)
+
+    def renew_grads(self) -> Tensor:
+        """Give backward() a zeroed buffer and return the filled message (n + 1,). Nothing is copied."""
+        filled = self.message
+        self._use(self._spare.pop() if self._spare else self.empty_message())
+        return filled
+
+    def recycle(self, message: Tensor) -> None:
+        """Take back a message that :meth:`renew_grads` gave away."""
+        self._spare.append(message.zero_())
+
+    def adopt_strays(self) -> None:
+        """Bring home gradients that left the buffer, for example after ``model.zero_grad()``, which forgets them."""
+        for tensor, view in zip(self.tensors, self._views[self.message.data_ptr()], strict=True):
+            if tensor.grad is not view:
+                view.zero_() if tensor.grad is None else view.copy_(tensor.grad)
+                tensor.grad = view
+
+    def _use(self, message: Tensor) -> None:
+        self.message = message
+        views = self._views.setdefault(message.data_ptr(), self.views(message))
+        for tensor, view in zip(self.tensors, views, strict=True):
+            tensor.grad = view
+        self.flat.grad = self.grads
+
+
+class Replica:
+    """One rank's copy of a model, laid flat.
+
+    Args:
+        model: any module; its parameters and float buffers become views of the replica's vectors.
+
+    Raises:
+        UsageError: the model has nothing to train.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        if not trainable:
+            raise UsageError(f"{type(model).__name__} has no parameter that requires a gradient: nothing to train")
+        buffers = [(name, b) for name, b in model.named_buffers() if b.is_floating_point()]
+        self.model = model
+        self.pairs = [Pair(group) for group in _by_dtype(trainable)]
+        self.buffers = [Flat(group) for group in _by_dtype(buffers)]
+        self.constants = [p for p in model.parameters() if not p.requires_grad]
+        self.constants += [b for b in model.buffers() if not b.is_floating_point()]
+        self.dtype = reduce(torch.promote_types, (flat.memory.dtype for flat in (*self.pairs, *self.buffers)))
+
+    @property
+    def flat(self) -> nn.Parameter:
+        """(n,) what the optimizer gets when all parameters share a dtype; else see :meth:`parameters`."""
+        return self._only().flat
+
+    @property
+    def params(self) -> Tensor:
+        """(n,) the parameters of the only pair."""
+        return self._only().params
+
+    @property
+    def grads(self) -> Tensor:
+        """(n,) the gradient of the only pair."""
+        return self._only().grads
+
+    @property
+    def spans(self) -> list[Span]:
+        """Where each tensor of the only pair lies."""
+        return self._only().spans
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimizer gets: ``torch.optim.SGD(replica.parameters(), lr, fused=True)``."""
+        return [pair.flat for pair in self.pairs]
+
+    def adopt_strays(self) -> None:
+        """Bring home every gradient that left the flat buffers."""
+        for pair in self.pairs:
+            pair.adopt_strays()
+
+    def zero_grads(self) -> None:
+        """Zero the gradients and the counts behind them."""
+        for pair in self.pairs:
+            pair.message.zero_()
+
+    def renew_grads(self) -> list[Tensor]:
+        """:meth:`Pair.renew_grads` of every pair: messages [(n_i + 1,), ...]."""
+        return [pair.renew_grads() for pair in self.pairs]
+
+    def recycle(self, messages: Iterable[Tensor]) -> None:
+        """Take back what :meth:`renew_grads` gave away."""
+        for pair, message in zip(self.pairs, messages, strict=True):
+            pair.recycle(message)
+
+    def apply_mean(self, optimizer: torch.optim.Optimizer, messages: Sequence[Tensor]) -> None:
+        """One optimizer step with the mean gradient: the messages' sums over the count that travelled with them."""
+        count = float(messages[0][-1])
+        for pair, message in zip(self.pairs, messages, strict=True):
+            pair.flat.grad = message[:-1].div_(count)
+        optimizer.step()
+        for pair in self.pairs:
+            pair.flat.grad = pair.grads
+
+    def vector(self) -> Tensor:
+        """(n + b,) a copy of the parameters, then the float buffers, in the widest dtype (so nothing is rounded)."""
+        return self.join([flat.memory for flat in (*self.pairs, *self.buffers)])
+
+    def join(self, parts: Iterable[Tensor]) -> Tensor:
+        """One vector in the widest dtype out of one part per pair, then one per buffer vector."""
+        return torch.cat([part.detach().to(self.dtype) for part in parts])
+
+    def load_vector(self, vector: Tensor) -> None:
+        """Take on the values of a :meth:`vector` (n + b,)."""
+        flats = (*self.pairs, *self.buffers)
+        sizes = [flat.memory.numel() for flat in flats]
+        if vector.shape != (sum(sizes),):
+            raise UsageError(f"a vector of shape {tuple(vector.shape)} does not fit this model: ({sum(sizes)},) does")
+        with torch.no_grad():
+            for flat, part in zip(flats, vector.split(sizes), strict=True):
+                flat.memory.copy_(part)
+
+    def _only(self) -> Pair:
+        if len(self.pairs) > 1:
+            dtypes = ", ".join(str(pair.memory.dtype) for pair in self.pairs)
+            raise UsageError(f"the model has parameters of several dtypes ({dtypes}): use replica.pairs")
+        return self.pairs[0]
+
+
+def _by_dtype(named: Iterable[tuple[str, T]]) -> list[list[tuple[str, T]]]:
+    """Groups of one dtype each, widest dtype first, order within a group kept."""
+    groups: dict[torch.dtype, list[tuple[str, T]]] = {}
+    for name, tensor in named:
+        groups.setdefault(tensor.dtype, []).append((name, tensor))
+    return [groups[dtype] for dtype in sorted(groups, key=lambda dtype: -dtype.itemsize)]

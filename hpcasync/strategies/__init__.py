@@ -1,0 +1,95 @@
+"""The table of strategies: what ``--strategy NAME k=v ...`` may name. A named algorithm is one line here."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from hpcasync.errors import UsageError
+from hpcasync.replica import Replica
+from hpcasync.strategies.downpour import Downpour
+from hpcasync.strategies.hogwild import Hogwild
+from hpcasync.strategies.stale import Stale
+from hpcasync.strategies.strategy import Strategy
+from hpcasync.strategies.sync import Sync
+from hpcasync.world import World
+
+__all__ = ["STRATEGIES", "Choice", "Entry", "Strategy", "parse_strategy"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A named algorithm: a strategy, with some of its hyperparameters filled in, and one line about it."""
+
+    cls: type[Strategy]
+    summary: str
+    preset: Mapping[str, Any] = field(default_factory=dict)
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """{name: default} of what may be given as k=v, from the constructor's signature and the preset."""
+        parameters = list(inspect.signature(self.cls).parameters.values())[3:]
+        return {p.name: self.preset.get(p.name, p.default) for p in parameters}
+
+
+STRATEGIES: dict[str, Entry] = {
+    "sync": Entry(Sync, "every step waits for every rank"),
+    "stale": Entry(Stale, "pipelined allreduce: the gradients of the last `bound` steps are in flight"),
+    "hogwild": Entry(Hogwild, "one memory per node, updated by all its ranks without locks"),
+    "downpour": Entry(Downpour, "parameters sharded over the ranks' windows, pushed to and pulled from"),
+    "ssp": Entry(Downpour, "downpour whose slowest rank is at most `bound` steps behind", {"bound": 4}),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A strategy's name and all of its hyperparameters, as given or by default."""
+
+    name: str
+    options: Mapping[str, Any]
+
+    def build(self, replica: Replica, world: World, optimizer: torch.optim.Optimizer) -> Strategy:
+        """Collective. The strategy, ready for its first step."""
+        return STRATEGIES[self.name].cls(replica, world, optimizer, **self.options)
+
+
+def parse_strategy(words: Sequence[str]) -> Choice:
+    """``["downpour", "pull=4"]`` as a Choice.
+
+    Raises:
+        UsageError: an unknown strategy or hyperparameter, or a value of the wrong type; the message lists the known.
+    """
+    if not words or words[0] not in STRATEGIES:
+        given = repr(words[0]) if words else "nothing"
+        raise UsageError(f"unknown strategy {given}; the known ones are {', '.join(STRATEGIES)}")
+    name = words[0]
+    options = STRATEGIES[name].hyperparameters()
+    types = typing.get_type_hints(STRATEGIES[name].cls.__init__)
+    for word in words[1:]:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise UsageError(f"strategy {name}: {word!r} is not of the form key=value")
+        if key not in options:
+            known = ", ".join(f"{k}={v}" for k, v in options.items()) or "none"
+            raise UsageError(f"strategy {name} has no option {key!r}; its options and defaults: {known}")
+        options[key] = _value(name, key, text, types[key])
+    return Choice(name, options)
+
+
+def _value(name: str, key: str, text: str, kind: Any) -> Any:
+    """``text`` as the type that the constructor's signature names: int, float, str or a Literal of strings."""
+    choices = typing.get_args(kind)
+    if choices:
+        if text not in choices:
+            raise UsageError(f"strategy {name}: {key}={text} is not one of {', '.join(choices)}")
+        return text
+    try:
+        value = kind(text)
+    except ValueError:
+        article = "an integer" if kind is int else "a number"
+        raise UsageError(f"strategy {name}: {key}={text} is not {article}") from None
+    return int(value) if kind is float and value == value and abs(value) < 2**53 and value == int(value) else value

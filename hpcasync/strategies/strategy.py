@@ -1,0 +1,89 @@
+"""What all strategies share: the ranks agree at the start, result() at any time, state for a checkpoint."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpcasync.clock import Staleness
+from hpcasync.replica import Replica
+from hpcasync.world import World
+
+
+class Strategy(ABC):
+    """What happens between ``backward()`` and the next ``forward()``.
+
+    A constructor takes (replica, world, optimizer) and at most five hyperparameters, makes what it needs of the World,
+    and leaves all ranks with rank 0's parameters: after a failure, building a strategy again is the recovery.
+    """
+
+    def __init__(self, replica: Replica, world: World, optimizer: torch.optim.Optimizer) -> None:
+        self.replica, self.world, self.optimizer = replica, world, optimizer
+        self.staleness = Staleness()
+        for tensor in replica.constants:
+            world.broadcast(tensor.data)
+        for flat in (*replica.pairs, *replica.buffers):
+            world.broadcast(flat.memory)
+        self._buffer_windows = []
+        for flat in replica.buffers:  # moved into windows, so that result() can average them without their owners' help
+            window = world.window(flat.memory.numel(), flat.memory.dtype)
+            window.local.copy_(flat.memory)
+            flat.rebase(window.local)
+            self._buffer_windows.append(window)
+        world.barrier()
+
+    @abstractmethod
+    def step(self) -> None:
+        """Called after ``backward()``, in place of ``optimizer.step()``. Leaves zeroed gradients behind."""
+
+    @abstractmethod
+    def drain(self) -> None:
+        """Called once, after this rank's last step. Returns when nobody makes steps any more and nothing is in flight.
+
+        Until then this rank serves the others without contributing, so ranks may make different numbers of steps:
+        nobody waits for a rank that has made its last step, and every gradient generated is applied.
+        """
+
+    def parameters(self) -> list[Tensor]:
+        """[(n_i,), ...] per pair: the parameters that :meth:`result` delivers; this rank's own unless overridden."""
+        return [pair.params for pair in self.replica.pairs]
+
+    def result(self) -> Tensor:
+        """(n + b,) what the run would deliver now: the parameters, then the ranks' mean float buffers.
+
+        One-sided: any rank may call it at any time; it costs the others nothing, and training may go on.
+        """
+        with torch.no_grad():
+            return self.replica.join([*self.parameters(), *self._mean_buffers()])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Collective. What a fresh strategy needs to go on as this one would: tensors, numbers, dicts and lists."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "parameters": [pair.params.detach().clone() for pair in self.replica.pairs],
+            "buffers": [flat.memory.clone() for flat in self.replica.buffers],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Collective. Take on a :meth:`state_dict`, this rank's own."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        with torch.no_grad():
+            for flat, saved in zip(self.replica.pairs, state["parameters"], strict=True):
+                flat.memory.copy_(saved)
+            for buffer, saved in zip(self.replica.buffers, state["buffers"], strict=True):
+                buffer.memory.copy_(saved)
+        self.world.barrier()
+
+    def _mean_buffers(self) -> list[Tensor]:
+        means = []
+        for flat, window in zip(self.replica.buffers, self._buffer_windows, strict=True):
+            parts = flat.memory.new_empty(self.world.size, flat.memory.numel())
+            for rank in range(self.world.size):
+                window.pull(parts[rank], rank)
+            window.flush()
+            means.append(parts.mean(dim=0))
+        return means
