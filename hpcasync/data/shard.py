@@ -1,0 +1,47 @@
+"""The part of a data set in memory that one rank trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpcasync.errors import UsageError
+from hpcasync.world import split
+
+
+class Shard:
+    """Batches of rank ``rank``'s own samples out of ``x`` (N, ...) and ``y`` (N, ...), in a new order every epoch.
+
+    The samples are dealt out once, at random, by ``seed``: each belongs to exactly one of the ``size`` ranks, and the
+    ranks' counts differ by at most one. The order within an epoch depends on ``seed``, the rank and the epoch. Samples
+    that do not fill a last batch are left out of that epoch. UsageError if not even one batch can be filled.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, rank: int, size: int, batch_size: int, seed: int = 0) -> None:
+        if batch_size < 1:
+            raise UsageError(f"batch size {batch_size}: expected at least 1")
+        start, stop = split(len(x), size)[rank]
+        if stop - start < batch_size:
+            raise UsageError(
+                f"batch size {batch_size}: {len(x)} samples on {size} ranks leave rank {rank} only {stop - start}"
+            )
+        self.x, self.y, self.batch_size = x, y, batch_size
+        self.rank, self.seed, self.epoch = rank, seed, 0
+        self.indices = np.random.default_rng(seed).permutation(len(x))[start:stop]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next pass; ``epoch`` counts from 0."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.indices) // self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        rng = np.random.default_rng([self.seed, self.rank, self.epoch])
+        order = torch.from_numpy(rng.permutation(self.indices)[: len(self) * self.batch_size])
+        for batch in order.view(-1, self.batch_size):
+            yield self.x[batch], self.y[batch]
