@@ -1,0 +1,68 @@
+"""Reports: reads run folders, prints a table and writes a page."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from hpcasync.errors import UsageError
+from hpcasync.report.groups import settings
+from hpcasync.report.html import GENERATOR, page
+from hpcasync.report.read import RunRecord, find_runs, printable, read_run
+from hpcasync.report.table import terminal
+
+PLAIN_COLUMNS = 200  # where output is not a terminal nobody reads it at 80 columns
+
+
+def report(paths: Sequence[Path], output: Path | None = None) -> Path:
+    """Prints the table of the runs in `paths` and writes their page; returns the page's path.
+
+    `paths` are run folders or folders of runs; `output` is by default report.html in the first of them. A run whose
+    run.json cannot be used is named on stderr and in the page, and the others are reported. Raises UsageError when
+    there is no run to report, or when `output` is a file that is not a report.
+    """
+    folders = find_runs(paths)
+    target = output if output is not None else paths[0] / "report.html"
+    _check_replaceable(target)
+    runs, skipped = _read(folders)
+    for line in skipped:
+        print(f"hpcasync: skipped {line}", file=sys.stderr)
+    if not runs:
+        raise UsageError(f"none of the {len(folders)} runs found could be read")
+    compared = settings(runs)
+    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_COLUMNS)
+    for setting in compared:
+        console.print(terminal(setting))
+    _write(target, page(compared, skipped))
+    return target
+
+
+def _read(folders: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
+    runs, skipped = [], []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except UsageError as error:
+            skipped.append(" ".join(printable(str(error)).split()))
+    return runs, skipped
+
+
+def _check_replaceable(target: Path) -> None:
+    if not target.parent.is_dir():
+        raise UsageError(f"{target.parent} is not a folder; the page cannot be written there")
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder; give the name of a file for the page")
+    if target.exists() and GENERATOR.encode() not in target.read_bytes()[:1000]:
+        raise UsageError(f"{target} exists and is not a report; give another name for the page")
+
+
+def _write(target: Path, text: str) -> None:
+    """Replaces the page at once, so that a reader never sees half of one."""
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(target)
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written ({error.strerror})") from error

@@ -1,0 +1,129 @@
+"""The table of a report: one row per group of runs. The same cells go to the terminal and to the page."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from hpcasync.report.groups import Group, Setting
+from hpcasync.report.statistics import Ratio, Spread, Value
+
+ABSENT = "\N{EN DASH}"  # not measured
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure, and below it the range over runs, empty where they do not differ."""
+
+    figure: str
+    range: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    meaning: str
+    cell: Callable[[Setting, Group], Cell]
+
+
+def decimals(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def significant(value: float) -> str:
+    """Three significant digits, thousands grouped by a comma, no exponent below 10^15."""
+    if value == 0 or not 1e-4 <= abs(value) < 1e15:
+        return f"{value:.3g}"
+    if abs(value) >= 999.5:
+        return f"{value:,.0f}"
+    text = f"{value:#.3g}"
+    return text.removesuffix(".")
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.0f} %" if abs(value) >= 0.0995 or value == 0 else f"{100 * value:.1f} %"
+
+
+def whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def bounded(value: Value, form: Callable[[float], str]) -> str:
+    """A censored value is shown as larger than the time that was given."""
+    return f">{form(value.value)}" if value.censored else form(value.value)
+
+
+def cell(spread: Spread | None, form: Callable[[float], str]) -> Cell:
+    if spread is None:
+        return Cell(ABSENT)
+    low, high = bounded(spread.low, form), bounded(spread.high, form)
+    return Cell(bounded(spread.median, form), f"{low} to {high}" if low != high else "")
+
+
+def ratio_cell(ratio: Ratio | None) -> Cell:
+    if ratio is None:
+        return Cell(ABSENT)
+    if ratio.low is None or ratio.high is None:
+        return Cell(significant(ratio.value))
+    return Cell(significant(ratio.value), f"{significant(ratio.low)} to {significant(ratio.high)}")
+
+
+def columns(setting: Setting) -> list[Column]:
+    """The columns after the strategy's name, in order."""
+
+    def measured(title: str, meaning: str, metric: str, form: Callable[[float], str]) -> Column:
+        return Column(title, meaning, lambda _, group: cell(group.spread(metric), form))
+
+    against = setting.baseline.label if setting.baseline else "a baseline"
+    clock = "simulated seconds" if setting.simulated else "seconds"
+    return [
+        Column("runs", "finished runs; running and failed ones are named, never counted", _runs),
+        measured(setting.metric, f"{setting.metric} at the end of the run", setting.metric, decimals),
+        measured(
+            "seconds to target",
+            f"{clock} until the target was reached; > marks runs that ended before",
+            "seconds_to_target",
+            significant,
+        ),
+        measured("samples/s", f"samples per {clock.removesuffix('s')}, all ranks", "samples_per_second", significant),
+        Column(f"ratio to {against}", f"samples/s divided by that of {against}", _ratio),
+        measured("ideal share", "samples/s divided by the sum of what each rank does alone", "ideal_share", percent),
+        measured("staleness mean", "updates made since the parameters were read, mean", "staleness_mean", decimals2),
+        Column("staleness max", "largest staleness of all runs", _largest),
+        measured("wait share", "share of the time in which ranks waited for others", "wait_share", percent),
+        measured("steps", "steps of all ranks", "steps", whole),
+    ]
+
+
+def decimals2(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _runs(_: Setting, group: Group) -> Cell:
+    counts = [(status, sum(run.status == status for run in group.unfinished)) for status in ("running", "failed")]
+    return Cell(str(len(group.finished)), ", ".join(f"{count} {status}" for status, count in counts if count))
+
+
+def _ratio(setting: Setting, group: Group) -> Cell:
+    return Cell("1") if group is setting.baseline and group.finished else ratio_cell(setting.ratio(group))
+
+
+def _largest(_: Setting, group: Group) -> Cell:
+    largest = group.spread("staleness_max")
+    return Cell(whole(largest.high.value)) if largest else Cell(ABSENT)
+
+
+def terminal(setting: Setting) -> Table:
+    """For rich; texts from files are never read as markup."""
+    shown = columns(setting)
+    table = Table(title=Text(setting.title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.add_column("strategy", overflow="fold")
+    for column in shown:
+        table.add_column(Text(column.title), justify="right")
+    for group in setting.groups:
+        cells = [column.cell(setting, group) for column in shown]
+        figures = [Text(f"{cell.figure}\n{cell.range}" if cell.range else cell.figure) for cell in cells]
+        table.add_row(Text(group.label), *figures)
+    return table
