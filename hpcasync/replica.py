@@ -148,7 +148,7 @@ class Replica:
         self.model = model
         self.pairs = [Pair(group) for group in _by_dtype(trainable)]
         self.buffers = [Flat(group) for group in _by_dtype(buffers)]
-        self.constants = [p for p in model.parameters() if not p.requires_grad]
+        self.constants: list[Tensor] = [p for p in model.parameters() if not p.requires_grad]
         self.constants += [b for b in model.buffers() if not b.is_floating_point()]
         self.dtype = reduce(torch.promote_types, (flat.memory.dtype for flat in (*self.pairs, *self.buffers)))
 
@@ -219,7 +219,7 @@ class Replica:
         if vector.shape != (sum(sizes),):
             raise UsageError(f"a vector of shape {tuple(vector.shape)} does not fit this model: ({sum(sizes)},) does")
         with torch.no_grad():
-            for flat, part in zip(flats, vector.split(sizes), strict=True):
+            for flat, part in zip(flats, torch.split(vector, sizes), strict=True):
                 flat.memory.copy_(part)
 
     def _only(self) -> Pair:

@@ -5,8 +5,8 @@ clock) and ``hpcasync.horovod``. Wrappers such as ``hpcasync.faults`` stand arou
 
 Rules every World keeps:
 
-* A buffer handed to :meth:`World.iallreduce`, :meth:`Window.push`, :meth:`Window.pull` or :meth:`Window.take` belongs to
-  the World until the request is waited for, or until :meth:`Window.flush`. SimWorld fills it with NaN meanwhile.
+* A buffer handed to :meth:`World.iallreduce`, :meth:`Window.push`, :meth:`Window.pull` or :meth:`Window.take` is the
+  World's until the request is waited for, or until :meth:`Window.flush`. SimWorld fills it with NaN meanwhile.
 * Collective verbs (``allreduce``, ``iallreduce``, ``broadcast``, ``barrier``, ``window``, ``shared``) are called by
   every rank in the same order. Everything else may be called by any rank at any time.
 * A verb that cannot complete because a peer has died raises :class:`RankFailed` in bounded time; it never hangs.
@@ -14,6 +14,7 @@ Rules every World keeps:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,7 +28,7 @@ class WorldError(Exception):
 
 
 class RankFailed(WorldError):
-    """A peer has died. ``ranks`` names those known to be dead so far, in this World's numbering; it may be incomplete."""
+    """A peer has died. ``ranks`` are the dead known so far, in this World's numbering; there may be more."""
 
     def __init__(self, ranks: tuple[int, ...] = ()) -> None:
         self.ranks = ranks
@@ -148,7 +149,7 @@ class World(Protocol):
 
 
 def split(length: int, size: int) -> list[tuple[int, int]]:
-    """``[start, stop)`` of each of ``size`` shards of ``length`` elements; the first ``length % size`` are one longer."""
+    """[start, stop) of each of ``size`` shards of ``length`` elements; the first ``length % size`` are one longer."""
     base, extra = divmod(length, size)
     starts = [rank * base + min(rank, extra) for rank in range(size + 1)]
-    return list(zip(starts[:-1], starts[1:], strict=True))
+    return list(itertools.pairwise(starts))

@@ -50,8 +50,8 @@ class Downpour(Strategy):
         every step:             x_r <- optimizer(x_r, g_r(x_r))
 
     Dean et al., "Large Scale Distributed Deep Networks", NeurIPS 2012, sec. 4.1 (n_push, n_fetch), with the clock gate
-    of Ho et al. 2013 (see ``hpcasync.clock``). Updates are pushed, not gradients, so any optimizer serves, and no update
-    is lost: concurrent pushes add up. With push = pull = 1, n equal ranks see a staleness of n - 1.
+    of Ho et al. 2013 (see ``hpcasync.clock``). Updates are pushed, not gradients, so any optimizer serves. Concurrent
+    pushes add up, so no update is lost. With push = pull = 1, n equal ranks see a staleness of n - 1.
 
     Args:
         push: steps between two pushes.

@@ -31,8 +31,8 @@ class Stale(Strategy):
 
         x_{t+1} = x_t - gamma · (1 / n) Σ_r g_r(x_{t - bound})
 
-    Li et al., "Pipe-SGD: A Decentralized Pipelined SGD Framework for Distributed Deep Net Training", NeurIPS 2018, alg. 1
-    (https://arxiv.org/abs/1811.03619). On a quadratic mode lambda it is stable iff
+    Li et al., "Pipe-SGD: A Decentralized Pipelined SGD Framework for Distributed Deep Net Training", NeurIPS 2018,
+    alg. 1 (https://arxiv.org/abs/1811.03619). On a quadratic mode lambda it is stable iff
     gamma · lambda < 2 sin(pi / (2 (2 bound + 1))). A reduction is applied ``bound`` steps after it began even if it
     arrives sooner, so a run does not depend on timing; ``bound=0`` equals ``sync`` bit for bit.
 

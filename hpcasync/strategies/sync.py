@@ -10,7 +10,7 @@ class Sync(Strategy):
 
         x_{t+1} = x_t - gamma · (1 / n) Σ_r g_r(x_t)
 
-    Chen et al., "Revisiting Distributed Synchronous SGD", 2016, eq. 1 (https://arxiv.org/abs/1604.00981). The step takes
+    Chen et al., "Revisiting Distributed Synchronous SGD", 2016, eq. 1 (https://arxiv.org/abs/1604.00981). A step takes
     as long as the slowest rank's: with exponential compute times H_n = 1 + 1/2 + ... + 1/n times the mean. Ranks that
     have made their last step contribute nothing; the mean is over those that did contribute.
     """

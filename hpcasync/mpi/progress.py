@@ -1,0 +1,99 @@
+"""Making posted collectives advance: an MPI library works on them only while somebody is inside one of its calls."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+import torch
+from mpi4py import MPI
+from torch import Tensor
+
+_POLL_SECONDS = 1e-3
+_SPIN_SECONDS = 1e-4
+_LONGEST_PAUSE_SECONDS = 1e-3
+
+
+def wait(condition: Callable[[], bool]) -> float:
+    """Return, when ``condition()`` is true, the seconds it took.
+
+    Looks without a pause for the first 0.1 ms, where most messages of a node arrive, then sleeps in growing steps, so
+    that a rank which waits for a slow one leaves it the core.
+    """
+    started = time.monotonic()
+    pause = 2e-5
+    while not condition():
+        if time.monotonic() - started < _SPIN_SECONDS:
+            os.sched_yield()
+        else:
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+    return time.monotonic() - started
+
+
+class MPIRequest:
+    """See :class:`hpcasync.world.Request`. The progress thread and the rank's own thread may both test it."""
+
+    def __init__(self, request: MPI.Request, buffer: Tensor, wire: Tensor, waited: Callable[[float], None]) -> None:
+        self._request, self._buffer, self._wire, self._waited = request, buffer, wire, waited
+        self._lock = threading.Lock()
+        self._done = self._home = False
+
+    def poll(self) -> bool:
+        """True once the reduction is complete. Any thread."""
+        with self._lock:
+            self._done = self._done or self._request.Test()
+        return self._done
+
+    def test(self) -> bool:
+        if self.poll() and not self._home:
+            if self._wire is not self._buffer:
+                self._buffer.copy_(self._wire)
+            self._home = True
+        return self._home
+
+    def wait(self) -> None:
+        self._waited(wait(self.test))
+
+
+class Progress:
+    """A daemon thread that tests the requests in flight every millisecond, and sleeps while there are none."""
+
+    def __init__(self) -> None:
+        self._requests: list[MPIRequest] = []
+        self._busy = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._ended = False
+
+    def add(self, request: MPIRequest) -> None:
+        with self._busy:
+            self._requests.append(request)
+            self._busy.notify()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="hpcasync progress", daemon=True)
+            self._thread.start()
+
+    def end(self) -> None:
+        with self._busy:
+            self._ended = True
+            self._busy.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._busy:
+                self._requests = [request for request in self._requests if not request.poll()]
+                self._busy.wait_for(lambda: self._ended or bool(self._requests))
+                if self._ended:
+                    return
+            time.sleep(_POLL_SECONDS)
+
+
+def wire(buffer: Tensor) -> Tensor:
+    """The tensor that travels for ``buffer``: itself, or float32 for half types, which MPI cannot sum."""
+    if buffer.dtype in (torch.float16, torch.bfloat16):
+        return buffer.float()
+    return buffer

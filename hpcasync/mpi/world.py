@@ -1,0 +1,117 @@
+"""MPIWorld: the ranks of an MPI job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from torch import Tensor
+
+from hpcasync.errors import UsageError
+from hpcasync.mpi.progress import MPIRequest, Progress, wait, wire
+from hpcasync.mpi.window import MPIWindow, allocate
+from hpcasync.world import Node, RankFailed, World
+
+
+class MPIWorld:
+    """See :class:`hpcasync.world.World`. A process started without a launcher is a world of size 1.
+
+    Args:
+        comm: whose ranks; MPI's world unless given. It is duplicated, so the caller's messages stay apart.
+
+    Raises:
+        UsageError: the MPI library does not grant THREAD_MULTIPLE, which the progress thread needs.
+    """
+
+    def __init__(self, comm: MPI.Intracomm | None = None) -> None:
+        if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+            raise UsageError(
+                f"{MPI.Get_library_version().split(',')[0]} grants no THREAD_MULTIPLE (it grants level "
+                f"{MPI.Query_thread()}): use a build of it with thread support"
+            )
+        self._comm = (comm or MPI.COMM_WORLD).Dup()
+        self._node_comm = cast(MPI.Intracomm, self._comm.Split_type(MPI.COMM_TYPE_SHARED))
+        self.rank, self.size = self._comm.rank, self._comm.size
+        members = np.empty(self._node_comm.size, np.int64)
+        self._node_comm.Allgather(np.array([self.rank]), members)
+        self._node_ranks = [int(rank) for rank in members]
+        self.node = Node(self._node_comm.rank, self._node_comm.size, self._node_ranks[0])
+        self.waited = 0.0
+        self._progress = Progress()
+        self._windows: list[MPIWindow] = []
+        self._shared: list[MPI.Win] = []
+
+    @property
+    def library(self) -> str:
+        """The MPI library's name and version, for example "Open MPI v5.0.11"."""
+        return MPI.Get_library_version().splitlines()[0].split(",")[0].strip()
+
+    def allreduce(self, buffer: Tensor) -> None:
+        self.iallreduce(buffer).wait()
+
+    def iallreduce(self, buffer: Tensor) -> MPIRequest:
+        travelling = wire(buffer)
+        request = MPIRequest(
+            self._comm.Iallreduce(MPI.IN_PLACE, travelling.numpy(), MPI.SUM), buffer, travelling, self._count_wait
+        )
+        if not request.poll():
+            self._progress.add(request)
+        return request
+
+    def broadcast(self, buffer: Tensor, root: int = 0) -> None:
+        self._comm.Bcast(buffer.detach().view(-1).view(torch.uint8).numpy(), root)
+
+    def barrier(self) -> None:
+        request = self._comm.Ibarrier()
+        self._count_wait(wait(request.Test))
+
+    def window(self, length: int, dtype: torch.dtype = torch.float32) -> MPIWindow:
+        if self.node.size != self.size:
+            raise UsageError(f"windows reach {self.node.size} of {self.size} ranks: start the ranks on one node")
+        window = MPIWindow(self._node_comm, self._node_ranks, length, dtype)
+        self._windows.append(window)
+        return window
+
+    def shared(self, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        win, parts = allocate(self._node_comm, length * dtype.itemsize if self.node.rank == 0 else 0)
+        self._shared.append(win)
+        memory = torch.from_numpy(parts[0][: length * dtype.itemsize]).view(dtype)
+        if self.node.rank == 0:
+            memory.zero_()
+        self._node_comm.Barrier()
+        return memory
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        self._count_wait(wait(condition))
+
+    def computed(self, seconds: float) -> None:
+        pass
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def shrink(self) -> World:
+        raise RankFailed
+
+    def close(self) -> None:
+        self.barrier()
+        self._progress.end()
+        for window in self._windows:
+            window.free()
+        for win in self._shared:
+            win.Unlock_all()
+            win.Free()
+        self._node_comm.Free()
+        self._comm.Free()
+
+    def _count_wait(self, seconds: float) -> None:
+        self.waited += seconds
+
+
+def abort(code: int) -> None:
+    """End every rank of the job at once."""
+    MPI.COMM_WORLD.Abort(code)

@@ -1,0 +1,79 @@
+"""One test file for every world: simulated ranks of any size, and real ones under ``mpirun -n N pytest --world mpi``.
+
+A test that takes the fixture ``ranks`` says what each rank does and asserts, with expected values written in rank and
+size; it is marked ``mpi``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from hpcasync.world import World
+
+SIZES = (1, 2, 3, 4)
+Main = Callable[[World], Any]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--world", choices=("sim", "mpi"), default="sim", help="the ranks that tests run on")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(1)
+    if config.getoption("--world") == "mpi":
+        from mpi4py import MPI
+
+        if MPI.COMM_WORLD.rank > 0:  # rank 0 speaks for all; a failure elsewhere is printed by the hook below
+            config.pluginmanager.get_plugin("terminalreporter")._tw._file = open("/dev/null", "w")  # noqa: PTH123, SIM115
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "ranks" in metafunc.fixturenames:
+        simulated = metafunc.config.getoption("--world") == "sim"
+        metafunc.parametrize("ranks", SIZES if simulated else ["mpi"], indirect=True, ids=lambda n: f"ranks={n}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "ranks" in getattr(item, "fixturenames", ()):
+            item.add_marker("mpi")
+
+
+@pytest.fixture
+def ranks(request: pytest.FixtureRequest) -> Iterator[Callable[..., list[Any]]]:
+    """``ranks(main, **sim_options)`` runs ``main(world)`` on every rank; the list of what the ranks here returned."""
+    if request.param == "mpi":
+        from hpcasync.mpi import MPIWorld
+
+        def run(main: Main, **_: Any) -> list[Any]:
+            world = MPIWorld()
+            value = main(world)
+            world.close()
+            return [value]
+    else:
+        from hpcasync.sim import simulate
+
+        def run(main: Main, **options: Any) -> list[Any]:
+            return simulate(main, request.param, **options)
+
+    yield run
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A rank whose test failed ends the job: the others would wait for it."""
+    report = yield
+    if report.failed and item.config.getoption("--world") == "mpi":
+        from mpi4py import MPI
+
+        if MPI.COMM_WORLD.size > 1:
+            print(f"rank {MPI.COMM_WORLD.rank}: {item.nodeid}\n{report.longreprtext}", file=sys.stderr, flush=True)
+            MPI.COMM_WORLD.Abort(1)
+    return report

@@ -1,0 +1,174 @@
+"""What every World promises, in closed forms of rank and size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hpcasync.world import World, split
+
+DTYPES = [torch.float32, torch.float64, torch.int64, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("length", [0, 1, 1000, 300_000])
+def test_allreduce_sums_in_place(ranks, dtype, length):
+    def main(world: World):
+        buffer = torch.full((length,), world.rank + 1, dtype=dtype)
+        world.allreduce(buffer)
+        assert torch.equal(buffer, torch.full((length,), world.size * (world.size + 1) // 2, dtype=dtype))
+
+    ranks(main)
+
+
+def test_allreduces_in_flight_complete_in_any_order(ranks):
+    def main(world: World):
+        buffers = [torch.full((1000,), float(i + world.rank)) for i in range(5)]
+        requests = [world.iallreduce(buffer) for buffer in buffers]
+        for i in reversed(range(5)):
+            requests[i].wait()
+            assert requests[i].test()
+            assert buffers[i].unique().tolist() == [world.size * i + world.size * (world.size - 1) / 2]
+
+    ranks(main)
+
+
+def test_blocking_and_nonblocking_reductions_agree_bit_for_bit(ranks):
+    def main(world: World):
+        mine = torch.randn(10_001, generator=torch.Generator().manual_seed(world.rank))
+        blocking, nonblocking = mine.clone(), mine.clone()
+        world.allreduce(blocking)
+        world.iallreduce(nonblocking).wait()
+        assert torch.equal(blocking, nonblocking)
+
+    ranks(main)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bool], ids=str)
+def test_broadcast_overwrites_with_the_root(ranks, dtype):
+    def main(world: World):
+        for root in range(world.size):
+            buffer = torch.full((7,), float(world.rank == root)).to(dtype)
+            world.broadcast(buffer, root)
+            assert buffer.tolist() == [1] * 7
+        scalar = torch.tensor(world.rank)
+        world.broadcast(scalar)
+        assert scalar == 0
+
+    ranks(main)
+
+
+def test_the_node_has_the_leader_as_its_first_rank(ranks):
+    def main(world: World):
+        assert 0 <= world.node.rank < world.node.size <= world.size
+        assert (world.node.leader == world.rank) == (world.node.rank == 0)
+
+    ranks(main)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64], ids=str)
+def test_pushes_of_all_ranks_add_up_at_every_rank(ranks, dtype):
+    length, times = 600_001, 3  # several stripes, the last of them short
+
+    def main(world: World):
+        window = world.window(length, dtype)
+        assert not window.local.any()
+        world.barrier()
+        ones = torch.ones(length, dtype=dtype)
+        for _ in range(times):
+            for rank in range(world.size):
+                window.push(ones, rank)
+            window.flush()
+        world.barrier()
+        assert window.local.unique().tolist() == [times * world.size]
+
+    ranks(main)
+
+
+def test_pull_and_push_at_an_offset(ranks):
+    def main(world: World):
+        window = world.window(10 + world.rank)  # lengths differ
+        window.local.copy_(torch.arange(10 + world.rank) + 100 * world.rank)
+        world.barrier()
+        peer = (world.rank + 1) % world.size
+        target = torch.empty(3)
+        window.pull(target, peer, offset=peer)
+        window.flush()
+        assert target.tolist() == [101 * peer, 101 * peer + 1, 101 * peer + 2]
+        world.barrier()
+        window.push(torch.full((2,), 0.5), peer, offset=8 + peer)
+        window.flush()
+        world.barrier()
+        assert window.local[8 + world.rank :].tolist() == [101 * world.rank + 8.5, 101 * world.rank + 9.5]
+        assert window.local[: 8 + world.rank].tolist() == [100 * world.rank + i for i in range(8 + world.rank)]
+
+    ranks(main)
+
+
+def test_what_is_taken_by_all_ranks_is_what_was_pushed(ranks):
+    times = 20
+
+    def main(world: World):
+        window = world.window(5000)
+        world.barrier()
+        taken, mine, part = torch.zeros(5000), torch.ones(5000), torch.empty(5000)
+        for _ in range(times):
+            window.push(mine, 0)
+            window.flush()
+            window.take(part, 0)
+            window.flush()
+            taken += part
+        world.barrier()
+        if world.rank == 0:
+            taken += window.local
+        world.allreduce(taken)
+        assert taken.unique().tolist() == [times * world.size]
+
+    ranks(main)
+
+
+def test_a_part_may_be_empty(ranks):
+    def main(world: World):
+        window = world.window(1 if world.rank == 0 else 0)
+        world.barrier()
+        window.push(torch.ones(1), 0)
+        window.push(torch.ones(0), world.size - 1)
+        window.flush()
+        world.barrier()
+        assert window.local.tolist() == [world.size] * (world.rank == 0)
+
+    ranks(main)
+
+
+def test_shared_memory_is_one_per_node(ranks):
+    def main(world: World):
+        memory = world.shared(world.size, torch.int64)
+        memory[world.rank] = world.rank + 1
+        world.barrier()
+        if world.node.size == world.size:
+            assert memory.tolist() == [rank + 1 for rank in range(world.size)]
+        world.barrier()
+
+    ranks(main)
+
+
+def test_waiting_ends_when_the_condition_holds_and_is_counted(ranks):
+    def main(world: World):
+        window = world.window(1, torch.int64)
+        world.computed(1.0)
+        if world.rank == 0:
+            for rank in range(world.size):
+                window.push(torch.tensor([7]), rank)
+            window.flush()
+        world.wait_until(lambda: int(window.local) == 7)
+        assert world.waited >= 0
+
+    ranks(main)
+
+
+def test_shards_cover_the_vector_once():
+    for length in (0, 1, 7, 8, 1000):
+        for size in (1, 2, 3, 8):
+            shards = split(length, size)
+            assert [i for start, stop in shards for i in range(start, stop)] == list(range(length))
+            assert max(b - a for a, b in shards) - min(b - a for a, b in shards) <= 1
