@@ -68,7 +68,8 @@ class Window(Protocol):
     count. A pull beside a push may read some elements from before it and some from after.
     """
 
-    local: Tensor
+    @property
+    def local(self) -> Tensor: ...
 
     def push(self, source: Tensor, rank: int, offset: int = 0) -> None:
         """Add ``source`` (m,) into ``rank``'s elements [offset, offset + m)."""
@@ -94,10 +95,14 @@ class Window(Protocol):
 class World(Protocol):
     """What a rank may ask of the others. ``waited`` is the seconds this rank has spent blocked in verbs so far."""
 
-    rank: int
-    size: int
-    node: Node
-    waited: float
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def node(self) -> Node: ...
+    @property
+    def waited(self) -> float: ...
 
     def allreduce(self, buffer: Tensor) -> None:
         """Sum ``buffer`` over the ranks, in place. Any float or integer dtype; half types are summed in float32."""
