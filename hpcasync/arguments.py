@@ -1,0 +1,72 @@
+"""Command-line arguments as a dataclass; a mistake in them as one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import typing
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from hpcasync.errors import UsageError
+
+T = TypeVar("T")
+
+_POSITIONAL = typing.get_args(tyro.conf.Positional[int])[1]
+_FRAME = re.compile(r"^\s*│(.*)│\s*$")
+
+
+def parse(cls: type[T], words: Sequence[str], prog: str, description: str = "") -> T:
+    """``words`` as an instance of the dataclass ``cls``. ``--help`` prints the options and exits 0.
+
+    Raises:
+        UsageError: an unknown option (the message lists the known ones), a missing one, or a value of the wrong type.
+    """
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            options, unknown = tyro.cli(
+                cls, args=words, prog=prog, description=description or None, return_unknown_args=True
+            )
+    except SystemExit as end:
+        if end.code:
+            raise UsageError(_condense(errors.getvalue())) from None
+        raise
+    if unknown:
+        raise UsageError(f"{_unknown(unknown[0])}; {_known(cls)}")
+    return options
+
+
+def _unknown(word: str) -> str:
+    return f"unknown option {word}" if word.startswith("-") else f"unexpected argument {word!r}"
+
+
+def _known(cls: type[Any]) -> str:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    names = [
+        field.name.replace("_", "-")
+        for field in dataclasses.fields(cls)
+        if _POSITIONAL not in typing.get_args(hints[field.name])
+    ]
+    return "the known options are " + " ".join(f"-{name}" if len(name) == 1 else f"--{name}" for name in names)
+
+
+def _condense(box: str) -> str:
+    """The message of one of tyro's framed errors: the lines above its first rule, on one line.
+
+    tyro offers a structured error only behind a module it calls private and unstable.
+    """
+    lines: list[str] = []
+    for line in box.splitlines():
+        framed = _FRAME.match(line)
+        if framed is None:
+            continue
+        text = framed.group(1).strip()
+        if text and not text.strip("─"):
+            break
+        lines.append(text)
+    return " ".join(lines).removesuffix(".").strip() or " ".join(box.split())

@@ -1,0 +1,180 @@
+"""The ``hpcasync`` command: a verb, its options, and one line for a mistake."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from hpcasync import __version__
+from hpcasync.arguments import parse
+from hpcasync.errors import UsageError
+from hpcasync.launch import command, environment, execute, find_launcher
+from hpcasync.launch.boxes import EXPLANATION
+
+
+@dataclass(kw_only=True)
+class RunArguments:
+    """What stands between `hpcasync run` and the job."""
+
+    n: Annotated[int | None, arg(aliases=["-n"], metavar="RANKS")] = None
+    """How many ranks (default: one per physical core)."""
+    world: Literal["mpi", "sim", "horovod"] | None = None
+    """Handed on to the job; sim needs no launcher."""
+    slow: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="RANK:FACTOR")] = ()
+    """Handed on: make a rank slower by a factor, e.g. 3:4."""
+    jitter: Annotated[str | None, arg(metavar="LAW")] = None
+    """Handed on: multiply the time of every step by a draw of this law."""
+    step_seconds: Annotated[float | None, arg(metavar="S")] = None
+    """Handed on: least duration of a step."""
+    dry_run: Annotated[bool, arg(name="dry-run")] = False
+    """Print the command instead of running it."""
+
+    def handed_on(self) -> list[str]:
+        """The options that are the job's."""
+        words = [word for slow in self.slow for word in ("--slow", slow)]
+        for name, value in (("--world", self.world), ("--jitter", self.jitter), ("--step-seconds", self.step_seconds)):
+            words += [name, str(value)] if value is not None else []
+        return words
+
+
+@dataclass(kw_only=True)
+class ReportArguments:
+    """Where the runs are, and where the page goes."""
+
+    paths: Positional[tuple[Path, ...]] = (Path("results"),)
+    """Folders of runs, or folders of such folders."""
+    output: Path | None = None
+    """The page to write (default: report.html in the first folder)."""
+
+
+_RUN_HELP = """Start a job's ranks under the MPI launcher: hpcasync run [options] JOB.py [job options].
+
+hpcasync run JOB.py --help shows the job's own options."""
+
+
+def run(words: Sequence[str]) -> int:
+    """Start a job's ranks under the MPI launcher and return its exit code."""
+    before, job, job_words = _split_at_job(words)
+    arguments = parse(RunArguments, before, prog="hpcasync run", description=_RUN_HELP)
+    if job is None:
+        raise UsageError("run: no job file; it ends in .py: hpcasync run -n 4 jobs/image_classification.py")
+    if arguments.n is not None and arguments.n < 1:
+        raise UsageError(f"-n {arguments.n}: it must be 1 or more")
+    if not Path(job).is_file():
+        raise UsageError(f"{job}: there is no such job file")
+    program = [sys.executable, job, *arguments.handed_on(), *job_words]
+    if _value(program, "--world") == "sim":
+        return _run_directly(program + (["--ranks", str(arguments.n)] if arguments.n else []), arguments.dry_run)
+    if {"-h", "--help"} & set(job_words):
+        return _run_directly(program, arguments.dry_run)
+    argv = _launch_command(program, arguments.n)
+    if arguments.dry_run:
+        print(shlex.join(argv))
+        return 0
+    return execute(argv)
+
+
+def report(words: Sequence[str]) -> int:
+    """Print a table of the runs and write a page about them."""
+    from hpcasync import report as reporting  # the plots' libraries take a second to import
+
+    arguments = parse(ReportArguments, words, prog="hpcasync report", description=report.__doc__ or "")
+    print(f"page: {reporting.report(arguments.paths, arguments.output)}")
+    return 0
+
+
+def _launch_command(program: Sequence[str], ranks: int | None) -> list[str]:
+    cores = environment.cores()
+    ranks = ranks or cores
+    variables = {environment.RANKS: str(ranks)}
+    if sys.stdout.isatty():
+        variables |= {environment.TERMINAL: "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
+    threads = _value(program, "--threads") or "1"
+    return command(
+        find_launcher(),
+        program,
+        ranks=ranks,
+        threads=int(threads) if threads.isdigit() else 1,  # the job itself refuses what is no number
+        cores=cores,
+        root=os.geteuid() == 0,
+        environment=variables,
+    )
+
+
+def _run_directly(program: list[str], dry_run: bool) -> int:
+    if dry_run:
+        print(shlex.join(program))
+        return 0
+    sys.stdout.flush()
+    return os.execv(program[0], program)  # never returns
+
+
+def _split_at_job(words: Sequence[str]) -> tuple[Sequence[str], str | None, Sequence[str]]:
+    """The words before the job, the job, and those after it, which are the job's. A job is a word that ends in .py."""
+    for i, word in enumerate(words):
+        if word.endswith(".py"):
+            return words[:i], word, words[i + 1 :]
+    return words, None, ()
+
+
+def _value(words: Sequence[str], option: str) -> str | None:
+    """The last value of ``option`` in ``words``, given as ``--x 1`` or ``--x=1``."""
+    found = None
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == option:
+            found = following
+        elif word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+    return found
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command, and an example of its use."""
+
+    run: Callable[[Sequence[str]], int]
+    example: str
+
+
+VERBS = {
+    "run": Verb(run, "hpcasync run -n 4 --slow 3:4 jobs/image_classification.py --strategy downpour pull=4 bound=8"),
+    "report": Verb(report, "hpcasync report results/ --output report.html"),
+}
+
+
+def usage() -> str:
+    """What ``hpcasync --help`` prints."""
+    lines = ["usage: hpcasync VERB ...", "", "Asynchronous neural-network training on MPI clusters.", ""]
+    for name, verb in VERBS.items():
+        lines += [f"  {name:8}{(verb.run.__doc__ or '').splitlines()[0]}", f"{'':10}{verb.example}", ""]
+    return "\n".join([*lines, "hpcasync VERB --help shows a verb's options."])
+
+
+def main() -> None:
+    """Entry point of ``hpcasync``; exits 0, 2 after a mistake of the user, or with the job's exit code."""
+    words = sys.argv[1:]
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            print(usage())
+            sys.exit(0 if words else 2)
+        if words[0] == "--version":
+            print(f"hpcasync {__version__}")
+            sys.exit(0)
+        if words[0] not in VERBS:
+            raise UsageError(f"unknown verb {words[0]!r}; the verbs are {', '.join(VERBS)}")
+        sys.exit(VERBS[words[0]].run(words[1:]))
+    except UsageError as error:
+        print(f"{EXPLANATION}error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

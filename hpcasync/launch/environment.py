@@ -1,0 +1,101 @@
+"""What the environment tells a rank, and what of it is worth keeping with a run's results."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+# Set by `hpcasync run` for the ranks it starts.
+RANKS = "HPCASYNC_RANKS"
+TERMINAL = "HPCASYNC_TERMINAL"
+
+# An allow-list: the rest of the environment may hold secrets.
+_KEPT = (
+    "OMP_NUM_THREADS",
+    "OMP_PROC_BIND",
+    "OMP_PLACES",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
+_KEPT_PREFIXES = ("OMPI_MCA_", "PRTE_MCA_", "PMIX_MCA_", "MPIR_CVAR_", "UCX_", "FI_")
+# Open MPI's launcher sets these for every rank; nobody has chosen them.
+_NOISE = {f"OMPI_MCA_{name}" for name in ("PREFIXES", "cpu_type", "initial_wdir", "num_procs")}
+_SLURM = {
+    "job_id": "SLURM_JOB_ID",
+    "array_job_id": "SLURM_ARRAY_JOB_ID",
+    "array_task_id": "SLURM_ARRAY_TASK_ID",
+    "restart_count": "SLURM_RESTART_COUNT",
+    "nodelist": "SLURM_JOB_NODELIST",
+    "partition": "SLURM_JOB_PARTITION",
+}
+
+
+def variables() -> dict[str, str]:
+    """The variables on the allow-list that are set."""
+    kept = (k for k in sorted(os.environ) if k in _KEPT or (k.startswith(_KEPT_PREFIXES) and k not in _NOISE))
+    return {name: os.environ[name] for name in kept}
+
+
+def slurm() -> dict[str, str]:
+    """The Slurm job around this process; empty outside of one."""
+    return {name: os.environ[variable] for name, variable in _SLURM.items() if variable in os.environ}
+
+
+def launched_by() -> str | None:
+    """``mpirun``, ``mpiexec`` or ``srun``; None for a process that no launcher has started.
+
+    Not by SLURM_* alone: the ranks that mpirun starts inside a Slurm job see those of mpirun's own daemons.
+    """
+    if "OMPI_COMM_WORLD_SIZE" in os.environ:
+        return "mpirun"
+    if "PMI_FD" in os.environ or "HYDI_CONTROL_FD" in os.environ:
+        return "mpiexec"
+    if "SLURM_STEP_ID" in os.environ and ("PMIX_RANK" in os.environ or "PMI_RANK" in os.environ):
+        return "srun"
+    return None
+
+
+def expected_ranks() -> int | None:
+    """How many ranks `hpcasync run` has asked the launcher for; None when something else started this process."""
+    return int(os.environ[RANKS]) if RANKS in os.environ else None
+
+
+def in_terminal() -> bool:
+    """Does standard output end in a terminal? Under a launcher only `hpcasync run` knows: Open MPI gives every rank a
+    pseudo-terminal, whatever its own output is."""
+    return TERMINAL in os.environ if launched_by() else sys.stdout.isatty()
+
+
+def host(rank: int) -> dict[str, Any]:
+    """Where this rank runs: host, CPU model, the CPUs it may use, and the machine's load average of the last minute."""
+    return {
+        "rank": rank,
+        "host": socket.gethostname(),
+        "cpu": _cpu_model(),
+        "affinity": sorted(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def cores() -> int:
+    """Physical cores that this process may use (hardware threads of one core count once)."""
+    return len({_siblings(cpu) for cpu in os.sched_getaffinity(0)})
+
+
+def _siblings(cpu: int) -> str:
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
+    except OSError:
+        return str(cpu)
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

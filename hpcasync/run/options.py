@@ -1,0 +1,108 @@
+"""The options that every job takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import UseAppendAction, arg
+
+from hpcasync.errors import UsageError
+from hpcasync.faults import parse_slow
+from hpcasync.laws import parse_law
+from hpcasync.strategies import parse_strategy
+
+
+@dataclass(kw_only=True)
+class Options:
+    """What every job takes. A job adds its own by inheriting, and may set other defaults."""
+
+    strategy: Annotated[tuple[str, ...], arg(metavar="NAME [K=V ...]")] = ("sync",)
+    """The strategy and its hyperparameters, e.g. downpour pull=4 bound=8."""
+    world: Literal["mpi", "sim", "horovod"] = "mpi"
+    """Real ranks over MPI, simulated ranks on a virtual clock, or Horovod's collectives."""
+    ranks: int | None = None
+    """How many simulated ranks (--world sim only; default 4). mpirun -n says how many real ones."""
+    data: Path | None = None
+    """Folder with the data; default: what the job brings along."""
+    results: Path = Path("results")
+    """Folder in which the run's own folder is made."""
+    name: str | None = None
+    """Name of the run's folder; default: job, strategy and time."""
+    seed: int = 0
+    """For initialisation, shuffling and injected faults."""
+    epochs: int | None = None
+    """Stop a rank after this many passes over its data (default 10, unless --steps or --seconds is given)."""
+    steps: int | None = None
+    """Stop a rank after this many steps."""
+    seconds: float | None = None
+    """Stop after this many seconds (virtual ones with --world sim)."""
+    target: float | None = None
+    """Stop all ranks when an evaluation's first metric reaches this value."""
+    threads: int = 1
+    """Compute threads per rank."""
+    lr: float = 0.1
+    """Learning rate."""
+    batch_size: int = 32
+    """Samples per step and rank."""
+    slow: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="RANK:FACTOR")] = ()
+    """Make a rank slower by a factor, e.g. 3:4."""
+    jitter: Annotated[str | None, arg(metavar="LAW")] = None
+    """Multiply the time of every step by a draw of this law, e.g. exponential."""
+    step_seconds: float = 0.0
+    """Least duration of a step before --slow and --jitter (0 with --world sim means 1)."""
+    evaluate_every: int | None = None
+    """Evaluate after every so many steps of rank 0 (default: once per its epoch)."""
+
+    def resolve(self) -> None:
+        """Check every value, and fill in those that depend on others.
+
+        Raises:
+            UsageError: a value that cannot be used.
+        """
+        parse_strategy(self.strategy)
+        parse_slow(self.slow)
+        if self.jitter is not None:
+            parse_law(self.jitter)
+        for name in ("ranks", "epochs", "steps", "threads", "batch_size", "evaluate_every"):
+            self._need(name, lambda value: value >= 1, "1 or more")
+        for name in ("seconds", "lr"):
+            self._need(name, lambda value: 0 < value < math.inf, "a positive number")
+        self._need("step_seconds", lambda value: 0 <= value < math.inf, "0 or more")
+        self._need("seed", lambda value: 0 <= value < 2**63, "0 or more, and below 2^63")
+        self._need("target", math.isfinite, "a finite number")
+        self._need("name", _is_folder_name, "a folder's name without a slash")
+        if self.world == "sim":
+            self.ranks = self.ranks or 4
+        elif self.ranks is not None:
+            raise UsageError(
+                f"--ranks {self.ranks} is for --world sim; `hpcasync run -n {self.ranks}` starts real ranks"
+            )
+        if self.epochs is None and self.steps is None and self.seconds is None:
+            self.epochs = 10
+
+    def config(self) -> dict[str, Any]:
+        """Every option as JSON can hold it."""
+        return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
+
+    def _need(self, name: str, holds: Any, wanted: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not holds(value):
+            raise UsageError(f"--{name.replace('_', '-')} {value}: it must be {wanted}")
+
+
+def _is_folder_name(name: str) -> bool:
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

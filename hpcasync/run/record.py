@@ -1,0 +1,93 @@
+"""A run's folder: run.json, DONE or FAILED.json. Nothing in it is ever overwritten by another run."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hpcasync.errors import UsageError
+from hpcasync.run.metrics import finite
+
+SCHEMA = "hpcasync.run/1"
+
+
+def timestamp() -> str:
+    """Now, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def create_folder(results: Path, name: str | None, stem: str) -> Path:
+    """Make ``results``/``name`` (mode 0700), or a fresh folder named after ``stem`` and the time.
+
+    Raises:
+        UsageError: it exists, or cannot be made.
+    """
+    if name is not None:
+        return _make(results / name)
+    moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    names = [f"{stem}-{moment}", *(f"{stem}-{moment}-{i}" for i in range(2, 1000))]
+    return _make(next(path for path in map(results.joinpath, names) if not path.exists()))
+
+
+def _make(folder: Path) -> Path:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        where = folder if folder.exists() else folder.parent
+        raise UsageError(f"{where} exists; choose another --name or --results, or move it away") from None
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from None
+    return folder
+
+
+class Record:
+    """Rank 0's hand on run.json. ``entries`` is its content so far."""
+
+    def __init__(self, folder: Path, entries: dict[str, Any]) -> None:
+        self._folder = folder
+        self._entries = {"schema": SCHEMA, "name": folder.name, "status": "running", **entries}
+        self._entries |= {"started": timestamp(), "finished": None, "summary": {}}
+        write_json(folder / "run.json", self._entries)
+
+    def finish(self, status: str, summary: dict[str, Any]) -> None:
+        """Replace run.json by its final form, and leave DONE behind a run that is done."""
+        self._entries |= {"status": status, "finished": timestamp(), "summary": summary}
+        write_json(self._folder / "run.json", self._entries)
+        if status == "done":
+            (self._folder / "DONE").touch()
+
+
+def mark_failed(folder: Path, rank: int, error: str, traceback: str) -> bool:
+    """Write FAILED.json unless a peer has; True for the one rank whose failure it tells, which also speaks for all.
+
+    That rank sets the status in run.json too, whichever rank it is: rank 0 may be stuck in a call to it.
+    """
+    entry = json.dumps({"rank": rank, "error": error, "traceback": traceback}, indent=1)
+    try:
+        with (folder / "FAILED.json").open("x") as file:
+            file.write(entry + "\n")
+            os.fsync(file.fileno())
+    except FileExistsError:
+        return False
+    entries = json.loads((folder / "run.json").read_text())
+    write_json(folder / "run.json", entries | {"status": "failed", "finished": timestamp()})
+    return True
+
+
+def write_json(path: Path, entries: dict[str, Any]) -> None:
+    """Replace ``path`` atomically: a reader sees the old content or the new, also after a crash."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        json.dump(finite(entries), file, indent=1, allow_nan=False)
+        file.write("\n")
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,79 @@
+"""The three kinds of worlds, as main() needs them: how to enter one, what it runs on, how to end it at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from hpcasync.errors import UsageError
+from hpcasync.faults import Faults, Pace, parse_slow
+from hpcasync.launch import environment
+from hpcasync.laws import parse_law
+from hpcasync.run.options import Options
+from hpcasync.world import World
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of world.
+
+    Attributes:
+        enter: (body, options) -> exit code. Calls ``body(world, library)`` once per rank of this process.
+        abort: ends all ranks with this exit code, whatever they are doing.
+    """
+
+    enter: Callable[[Callable[[World, str], int], Options], int]
+    abort: Callable[[int], NoReturn]
+
+
+def _enter_mpi(body: Callable[[World, str], int], options: Options) -> int:
+    from hpcasync.mpi import MPIWorld  # initialises MPI: not for `--help` or simulated ranks
+
+    world = MPIWorld()
+    expected = environment.expected_ranks()
+    if expected is not None and world.size != expected:
+        raise UsageError(
+            f"{expected} ranks were started, but MPI sees {world.size}: "
+            f"the launcher belongs to another MPI than mpi4py's ({world.library})"
+        )
+    return body(_with_faults(world, options), world.library)
+
+
+def _abort_mpi(code: int) -> NoReturn:
+    from hpcasync.mpi import abort
+
+    if environment.launched_by() is not None:  # alone, there is nobody else to end, and MPI_Abort would only add noise
+        abort(code)
+    sys.exit(code)
+
+
+def _enter_sim(body: Callable[[World, str], int], options: Options) -> int:
+    from hpcasync.sim import simulate
+
+    assert options.ranks is not None  # resolve() has filled it in
+    jitter = parse_law(options.jitter) if options.jitter is not None else None
+    pace = Pace(options.step_seconds or 1.0, parse_slow(options.slow), jitter)
+    pace.check(options.ranks)
+    codes = simulate(lambda world: body(world, "SimWorld"), options.ranks, compute=pace, seed=options.seed)
+    return max(int(code) for code in codes)
+
+
+def _enter_horovod(body: Callable[[World, str], int], options: Options) -> int:
+    raise UsageError("--world horovod is not installed: make horovod builds it")
+
+
+def _with_faults(world: World, options: Options) -> World:
+    slow = parse_slow(options.slow)
+    jitter = parse_law(options.jitter) if options.jitter is not None else None
+    if not slow and jitter is None and not options.step_seconds:
+        return world
+    return Faults(world, slow, jitter, options.step_seconds, options.seed)
+
+
+KINDS = {
+    "mpi": Kind(_enter_mpi, _abort_mpi),
+    "sim": Kind(_enter_sim, sys.exit),
+    "horovod": Kind(_enter_horovod, _abort_mpi),
+}
