@@ -18,6 +18,11 @@ REPETITION = frozenset({"name", "seed", "results"})
 # Each strategy may be tuned on its own, and run on Horovod or MPI, without a change of the work to be done.
 STRATEGY = frozenset({"strategy", "world", "lr", "momentum"})
 FAULTS = ("slow", "jitter")
+# The summary's names that every run has; the others are its job's own, the first of which it is judged by.
+COMMON = frozenset(
+    {"seconds", "seconds_to_target", "samples_per_second", "ideal_share"}
+    | {"staleness_mean", "staleness_max", "wait_share", "steps"}
+)
 
 
 @dataclass(frozen=True)
@@ -104,13 +109,11 @@ def _setting(runs: Sequence[RunRecord], varying: Sequence[str]) -> Setting:
     groups.sort(key=lambda group: (group is not baseline, group.label))
     told = [name for name in FAULTS if first.config.get(name)]
     told += [name for name in varying if name not in told]
-    ranks = f"{first.size} rank{'s' if first.size > 1 else ''}"
     simulated = first.world.get("kind") == "sim"
+    ranks = f"{first.size} {'simulated ' if simulated else ''}rank{'s' if first.size > 1 else ''}"
     return Setting(
-        title=", ".join(
-            [one_line(first.job), f"simulated {ranks}" if simulated else ranks] + [_said(first, name) for name in told]
-        ),
-        metric=next((m for m in ("accuracy", "loss") if any(m in run.summary for run in runs)), "accuracy"),
+        title=", ".join([one_line(first.job), ranks] + [_said(first, name) for name in told]),
+        metric=next((name for run in runs for name in run.summary if name not in COMMON), "accuracy"),
         target=_target(first),
         simulated=simulated,
         groups=tuple(groups),
@@ -133,7 +136,8 @@ def _group(runs: Sequence[RunRecord], own: Sequence[str], unique: bool) -> Group
 
 
 def _said(run: RunRecord, name: str) -> str:
-    return one_line(f"{name} {plain(run.config.get(name))}")
+    value = run.config.get(name)
+    return f"no {name}" if value in (None, "", [], {}) else one_line(f"{name} {plain(value)}")
 
 
 def plain(value: Any) -> str:
@@ -142,7 +146,9 @@ def plain(value: Any) -> str:
         return ",".join(f"{key}:{plain(item)}" for key, item in value.items())
     if isinstance(value, list):
         return " ".join(map(plain, value))
-    return "none" if value is None else str(value).removesuffix(".0")
+    if isinstance(value, float):
+        return str(value).removesuffix(".0")
+    return "none" if value is None else str(value)
 
 
 def one_line(text: str) -> str:

@@ -13,7 +13,7 @@ from hpcasync.report import plot
 from hpcasync.report.groups import Group, Setting, plain
 from hpcasync.report.read import RunRecord
 from hpcasync.report.statistics import Spread
-from hpcasync.report.style import LIGHT, SHEET
+from hpcasync.report.style import SHEET
 from hpcasync.report.table import columns, decimals, significant
 
 GENERATOR = '<meta name="generator" content="hpcasync report">'
@@ -62,7 +62,7 @@ def _counted(runs: Sequence[RunRecord]) -> str:
 
 
 def _series(setting: Setting, group: Group) -> str:
-    return f"--series: var(--series-{plot.colour(setting, group) % len(LIGHT)})"
+    return f"--series: var(--series-{plot.colour(setting, group)})"
 
 
 def _verdicts(setting: Setting) -> Markup:
@@ -157,8 +157,8 @@ def _plots(setting: Setting) -> Markup:
         ),
         (
             plot.throughput(setting),
-            "Samples per second, all ranks; the stroke marks the ideal, the sum of what each "
-            "rank does alone. With several runs: bar at the median, a dot per run.",
+            "Samples per second, all ranks; the stroke marks the ideal, the sum of what the "
+            "ranks would reach if they only computed. With several runs: bar at the median, a dot per run.",
         ),
         (plot.staleness(setting), "Updates made since the parameters of a step were read, over all steps and ranks."),
     ]
@@ -186,7 +186,7 @@ def _run(setting: Setting, group: Group, run: RunRecord) -> Markup:
         ("world", plain(run.world)),
         ("config hash", document.get("config_hash")),
     ]
-    facts += [(f"host of rank {host.get('rank', '?')}", _host(host)) for host in _objects(document.get("hosts"))]
+    facts += _hosts(document.get("hosts"))
     facts += [(key, _listed(document.get(key))) for key in ("packages", "environment", "slurm")]
     config = [(key, plain(value)) for key, value in sorted(run.config.items())]
     return tag("details", summary, _definitions(facts), tag("h3", "Configuration"), _definitions(config))
@@ -213,12 +213,20 @@ def _commit(git: Any) -> str:
     return f"{git['commit']}{' and uncommitted changes' if git.get('dirty') else ''}"
 
 
-def _objects(items: Any) -> list[dict[str, Any]]:
-    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+def _hosts(hosts: Any) -> list[tuple[str, str]]:
+    """What run.json says of each rank's machine; ranks of which it says the same share an entry."""
+    ranks: dict[str, list[str]] = {}
+    for host in hosts if isinstance(hosts, list) else []:
+        if isinstance(host, dict):
+            said = ", ".join(f"{key} {plain(value)}" for key, value in host.items() if key != "rank")
+            ranks.setdefault(said, []).append(plain(host.get("rank")))
+    return [(_named(members), said) for said, members in ranks.items()]
 
 
-def _host(host: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {plain(value)}" for key, value in host.items() if key != "rank")
+def _named(ranks: Sequence[str]) -> str:
+    if len(ranks) == 1:
+        return f"rank {ranks[0]}"
+    return f"ranks {', '.join(ranks)}" if len(ranks) <= 8 else f"{len(ranks)} ranks, {ranks[0]} to {ranks[-1]}"
 
 
 def _listed(items: Any) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from hpcasync.report.groups import Group, Setting
 from hpcasync.report.read import RunRecord
 from hpcasync.report.statistics import decimate, moving_median
+from hpcasync.report.style import LIGHT
 from hpcasync.report.svg import INK, figure, render, series
 from hpcasync.report.table import percent, significant
 
@@ -24,8 +25,10 @@ Curve = tuple[Floats, Floats]
 
 
 def colour(setting: Setting, group: Group) -> int:
-    """Which series colour a group has: grey, the first, is kept for the baseline."""
-    return setting.groups.index(group) + (setting.baseline is None)
+    """Which series colour a group has. Grey, the first, is the baseline's; the others come round again when used up."""
+    if group is setting.baseline:
+        return 0
+    return (setting.groups.index(group) - (setting.baseline is not None)) % (len(LIGHT) - 1) + 1
 
 
 def evaluations(setting: Setting) -> str:
@@ -62,9 +65,9 @@ def losses(setting: Setting) -> str:
                 shade = series(colour(setting, group))
                 axes.plot(x[kept], y[kept], ".", color=shade, markersize=2.5, alpha=0.35, markeredgewidth=0, zorder=1)
             ends += _curves(axes, setting, group, curves)
-        _fit_losses(axes, np.concatenate(smoothed))
+        scale = _fit_losses(axes, np.concatenate(smoothed))
         _seconds(axes, setting)
-        _headline(axes, "training loss")
+        _headline(axes, f"training loss{scale}")
         _label_ends(axes, ends)
         return render(drawn, f"losses {setting.title}", "training loss against seconds, by strategy")
 
@@ -85,7 +88,7 @@ def staleness(setting: Setting) -> str:
             shares = counts / len(values)
             shade = series(colour(setting, group))
             axes.bar(edges[:-1] + width / 2, shares, width=0.86 * width, color=shade)
-            axes.set_ylim(0, max(1e-9, shares.max()) * 1.15)
+            axes.set_ylim(0, max(1e-9, shares.max()) * 1.5)
             axes.set_yticks([])
             axes.spines.left.set_visible(False)
             said = f"{_shortened(group.short)}: mean {values.mean():.2f}, largest {values.max():.4g}"
@@ -215,16 +218,18 @@ def _fit_shares(axes: Axes, curves: Sequence[Floats], target: float | None) -> N
     axes.set_ylim(low - margin, high + margin)
 
 
-def _fit_losses(axes: Axes, smoothed: Floats) -> None:
-    """A logarithmic axis where the smoothed losses span more than a factor of ten."""
+def _fit_losses(axes: Axes, smoothed: Floats) -> str:
+    """A logarithmic axis where the smoothed losses span more than a factor of ten; returns words that say so."""
     low, high = float(smoothed.min()), float(smoothed.max())
     if low > 0 and high / low > 10:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.6, high * 1.6)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
-    elif high > low:
+        return ", logarithmic"
+    if high > low:
         axes.set_ylim(low - 0.1 * (high - low), high + 0.15 * (high - low))
+    return ""
 
 
 def _seconds(axes: Axes, setting: Setting) -> None:

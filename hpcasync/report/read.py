@@ -6,7 +6,7 @@ takes what is whole, counts what is not, and never raises for the content of a m
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from hpcasync.errors import UsageError
 
 SCHEMA = "hpcasync.run/1"
 COLUMNS = ("step", "seconds", "loss", "samples", "staleness", "waited")
+_decode = json.JSONDecoder().decode  # json.loads would look for the encoding of each of a million lines
 Status = Literal["running", "done", "failed"]
 
 
@@ -181,7 +182,9 @@ def _failure(path: Path) -> str:
 
 def number(value: Any) -> float:
     """`value` as a float; NaN for what is not a number or is too large to be one."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if type(value) is float:
+        return value
+    if type(value) is not int:  # a bool is an int, and no number
         return math.nan
     try:
         return float(value)
@@ -192,22 +195,23 @@ def number(value: Any) -> float:
 def read_metrics(path: Path) -> Metrics:
     """The samples of one metrics.rank<r>.jsonl, whatever bytes it holds."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     except OSError:
-        lines = [b"unreadable file", b""]
+        lines = ["unreadable file", ""]
     rows: list[list[float]] = []
     evaluations: list[Evaluation] = []
     broken: list[int] = []
     for index, line in enumerate(lines):
-        if not line.strip():
+        if not line or line.isspace():
             continue
         record = _parse(line)
-        if record is None:
+        row = [number(record.get(name)) for name in COLUMNS]
+        if not (math.isfinite(row[0]) and math.isfinite(row[1])):  # it does not say when
             broken.append(index)
-        elif isinstance(record.get("evaluation"), dict):
-            evaluations.append(_evaluation(record))
+        elif "evaluation" in record:
+            evaluations.append(Evaluation(row[0], row[1], _numbers(record["evaluation"])))
         else:
-            rows.append([number(record.get(name)) for name in COLUMNS])
+            rows.append(row)
     table = np.array(rows, dtype=np.float64).reshape(-1, len(COLUMNS))
     return Metrics(
         rank=_rank(path.name),
@@ -217,22 +221,17 @@ def read_metrics(path: Path) -> Metrics:
     )
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """The object on a line, or None where there is none, or none that says when it was written."""
+def _parse(line: str) -> dict[str, Any]:
+    """The object on a line; an empty one where there is none."""
     try:
-        record = json.loads(line)
+        record = _decode(line)
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict) or not all(math.isfinite(number(record.get(key))) for key in ("step", "seconds")):
-        return None
-    return record
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
-def _evaluation(record: dict[str, Any]) -> Evaluation:
-    values: Iterable[tuple[str, Any]] = record["evaluation"].items()
-    return Evaluation(
-        number(record["step"]), number(record["seconds"]), {str(printable(key)): number(v) for key, v in values}
-    )
+def _numbers(values: Any) -> dict[str, float]:
+    return {str(printable(key)): number(value) for key, value in values.items()} if isinstance(values, dict) else {}
 
 
 def _rank(name: str) -> int:

@@ -21,14 +21,14 @@ SHEET = f"""
 * {{ box-sizing: border-box; }}
 body {{ margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }}
-main {{ max-width: 1120px; margin: 0 auto; padding: 2.5rem 1rem 4rem; }}
+main {{ max-width: 1180px; margin: 0 auto; padding: 2.5rem 1rem 4rem; }}
 h1 {{ font-size: 1.9rem; line-height: 1.2; margin: 0 0 .25rem; letter-spacing: -.01em; }}
 h2 {{ font-size: 1.3rem; line-height: 1.3; margin: 3rem 0 1rem; overflow-wrap: anywhere; }}
 h3 {{ font-size: 1rem; margin: 0 0 .25rem; }}
 p {{ margin: 0 0 .75rem; }}
 .soft, figcaption, .range {{ color: var(--soft); }}
 .verdicts {{ list-style: none; margin: 0 0 1.75rem; padding: 0; display: grid; gap: .75rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }}
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); }}
 .verdicts li {{ background: var(--card); border-radius: 8px; padding: .9rem 1.1rem;
   border-left: 4px solid var(--series); }}
 .verdicts .figure {{ font-size: 1.7rem; line-height: 1.2; font-weight: 650; font-variant-numeric: tabular-nums; }}
@@ -36,12 +36,14 @@ p {{ margin: 0 0 .75rem; }}
 .verdicts p {{ margin: .35rem 0 0; font-size: .94rem; }}
 .scroll {{ overflow-x: auto; margin: 0 0 1.75rem; }}
 .scroll:focus-visible {{ outline: 2px solid var(--series-1); }}
-table {{ border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .5rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }}
-thead th {{ vertical-align: bottom; font-weight: 500; color: var(--soft); line-height: 1.25; }}
+table {{ border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .5rem .45rem; text-align: right; white-space: nowrap; vertical-align: top;
+  border-bottom: 1px solid var(--line); }}
+thead th {{ white-space: normal; vertical-align: bottom; font-weight: 500; color: var(--soft); line-height: 1.25; }}
 th:first-child {{ text-align: left; padding-left: 0; position: sticky; left: 0; background: var(--paper); }}
-tbody th {{ font-weight: 600; min-width: 7.5rem; max-width: 16rem; overflow-wrap: anywhere; }}
-.range {{ display: block; font-size: .82em; white-space: nowrap; }}
+tbody th {{ white-space: normal; font-weight: 600; min-width: min(10rem, 32vw); max-width: 16rem;
+  overflow-wrap: anywhere; }}
+.range {{ display: block; font-size: .82em; }}
 .swatch {{ display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .5em;
   background: var(--series); }}
 .plots {{ display: grid; gap: 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }}

@@ -41,8 +41,8 @@ _STYLE: dict[Any, Any] = {
 
 
 def series(index: int) -> str:
-    """The stand-in for the colour of a series; the palette starts again after its end."""
-    return f"#0a0c{index % len(LIGHT):02x}"
+    """The stand-in for the colour of a series."""
+    return f"#0a0c{index:02x}"
 
 
 @contextmanager

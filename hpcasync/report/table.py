@@ -89,7 +89,12 @@ def columns(setting: Setting) -> list[Column]:
         ),
         measured("samples/s", f"samples per {clock.removesuffix('s')}, all ranks", "samples_per_second", significant),
         Column(f"ratio to {against}", f"samples/s divided by that of {against}", _ratio),
-        measured("ideal share", "samples/s divided by the sum of what each rank does alone", "ideal_share", percent),
+        measured(
+            "ideal share",
+            "samples/s divided by the sum of what the ranks would reach if they only computed",
+            "ideal_share",
+            percent,
+        ),
         measured("staleness mean", "updates made since the parameters were read, mean", "staleness_mean", decimals2),
         Column("staleness max", "largest staleness of all runs", _largest),
         measured("wait share", "share of the time in which ranks waited for others", "wait_share", percent),
