@@ -226,19 +226,23 @@ class Simulation:
         for rank, main in zip(self.ranks, mains, strict=True):
             rank.greenlet = greenlet(partial(self._live, rank, main))
             self.at(0.0, rank.resume)
-        try:
-            while self._running:
-                if not self._heap and not self._reconsider():
-                    self._deadlock()
-                self.time, _, _, action = heapq.heappop(self._heap)
-                action()
-                if self._failure is not None:
-                    raise self._failure
-        finally:
-            for rank in self.ranks:
-                if not rank.greenlet.dead:
-                    rank.end(GreenletExit())
+        with torch.inference_mode(False):  # ranks begin in the default modes, whatever the caller's
+            try:
+                while self._running:
+                    self._next()
+            finally:
+                for rank in self.ranks:
+                    if not rank.greenlet.dead:
+                        rank.end(GreenletExit())
         return [rank.result for rank in self.ranks]
+
+    def _next(self) -> None:
+        if not self._heap and not self._reconsider():
+            self._deadlock()
+        self.time, _, _, action = heapq.heappop(self._heap)
+        action()
+        if self._failure is not None:
+            raise self._failure
 
     def _live(self, rank: Rank, main: Callable[[], Any]) -> None:
         with torch.inference_mode(False):  # a rank that ends inside no_grad() leaves the thread as it was

@@ -40,6 +40,10 @@ class SimRequest:
 
     def wait(self) -> None:
         self._group.ranks[self._index].enter()
+        self.finish()
+
+    def finish(self) -> None:
+        """``wait()`` as part of another verb: not a call of its own."""
         self._group.wait(self._index, self._collective)
         self._deliver()
 
@@ -82,7 +86,7 @@ class SimWorld:
 
     def allreduce(self, buffer: Tensor) -> None:
         self._enter()
-        self._reduce(buffer).wait()
+        self._reduce(buffer).finish()
 
     def iallreduce(self, buffer: Tensor) -> SimRequest:
         self._enter()
