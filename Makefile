@@ -23,7 +23,7 @@ demo: .venv/ready ## Train with every strategy on 4 local ranks, one of them 4 t
 	@rm -rf $(DEMO) && mkdir -p $(DEMO) && touch $(DEMO)/.demo
 	@set -e; for strategy in $(STRATEGIES); do echo "--- $$strategy"; \
 	  .venv/bin/hpcasync run -n 4 --slow 3:4 --step-seconds 0.02 jobs/image_classification.py \
-	    --strategy $$strategy --results $(DEMO) --name $$strategy; done
+	    --strategy $$strategy --target 0.975 --seconds 40 --results $(DEMO) --name $$strategy; done
 	@.venv/bin/hpcasync report $(DEMO)
 
 test: .venv/ready .venv-mpich/ready ## Run every test: one process and simulated ranks, then 1, 2 and 4 ranks under Open MPI and MPICH
