@@ -41,7 +41,6 @@ class Part(Source):
         self._seen = torch.empty(0, dtype=torch.uint8)  # the memory's bytes when it was last looked at
 
     def watch(self, rank: Rank) -> None:
-        self.check()
         if not self.watchers:
             self._seen = self.memory.view(torch.uint8).clone()
             self.owner.watched[self] = None
