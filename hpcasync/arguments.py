@@ -17,6 +17,11 @@ from hpcasync.errors import UsageError
 T = TypeVar("T")
 
 _POSITIONAL = typing.get_args(tyro.conf.Positional[int])[1]
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_KINDS = {"int": "a whole number", "float": "a number"}
+_WRONG_TYPE = re.compile(
+    r"Error parsing (?P<option>[^:]+): .*?(?P<kind>\bINT|\bFLOAT|\bint|\bfloat)\b.*?'(?P<value>[^']*)'"
+)
 _FRAME = re.compile(r"^\s*│(.*)│\s*$")
 
 
@@ -61,7 +66,7 @@ def _condense(box: str) -> str:
     tyro offers a structured error only behind a module it calls private and unstable.
     """
     lines: list[str] = []
-    for line in box.splitlines():
+    for line in _COLOUR.sub("", box).splitlines():
         framed = _FRAME.match(line)
         if framed is None:
             continue
@@ -69,4 +74,9 @@ def _condense(box: str) -> str:
         if text and not text.strip("─"):
             break
         lines.append(text)
-    return " ".join(lines).removesuffix(".").strip() or " ".join(box.split())
+    message = " ".join(lines).removesuffix(".").strip()
+    wrong = _WRONG_TYPE.match(message)
+    if wrong is None:
+        return message.removeprefix("Error parsing ")
+    option, kind, value = wrong.group("option"), wrong.group("kind"), wrong.group("value")
+    return f"{option} {value}: it must be {_KINDS[kind.lower()]}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 from hpcasync import __version__
 from hpcasync.arguments import parse
@@ -24,17 +24,17 @@ from hpcasync.launch.boxes import EXPLANATION
 class RunArguments:
     """What stands between `hpcasync run` and the job."""
 
-    n: Annotated[int | None, arg(aliases=["-n"], metavar="RANKS")] = None
+    n: Annotated[int | None, arg(aliases=["-n"], metavar="RANKS", help_behavior_hint="")] = None
     """How many ranks (default: one per physical core)."""
-    world: Literal["mpi", "sim", "horovod"] | None = None
+    world: Annotated[Literal["mpi", "sim", "horovod"] | None, arg(help_behavior_hint="")] = None
     """Handed on to the job; sim needs no launcher."""
     slow: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="RANK:FACTOR")] = ()
     """Handed on: make a rank slower by a factor, e.g. 3:4."""
-    jitter: Annotated[str | None, arg(metavar="LAW")] = None
+    jitter: Annotated[str | None, arg(metavar="LAW", help_behavior_hint="")] = None
     """Handed on: multiply the time of every step by a draw of this law."""
-    step_seconds: Annotated[float | None, arg(metavar="S")] = None
+    step_seconds: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
     """Handed on: least duration of a step."""
-    dry_run: Annotated[bool, arg(name="dry-run")] = False
+    dry_run: Annotated[bool, FlagCreatePairsOff] = False
     """Print the command instead of running it."""
 
     def handed_on(self) -> list[str]:
@@ -49,9 +49,9 @@ class RunArguments:
 class ReportArguments:
     """Where the runs are, and where the page goes."""
 
-    paths: Positional[tuple[Path, ...]] = (Path("results"),)
+    paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="FOLDER ...")] = (Path("results"),)
     """Folders of runs, or folders of such folders."""
-    output: Path | None = None
+    output: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """The page to write (default: report.html in the first folder)."""
 
 

@@ -48,8 +48,6 @@ def main(train: Callable[[Run, Job], None], job: type[Job], argv: Sequence[str] 
 
 def _enter(train: Callable[[Run, Job], None], options: Job, path: Path, argv: Sequence[str]) -> int:
     kind = KINDS[options.world]
-    signals = Signals()
-    signals.install()
 
     def body(world: World, library: str) -> int:
         run = Run(world, options, Origin(path, options.world, library, argv), signals)
@@ -63,7 +61,8 @@ def _enter(train: Callable[[Run, Job], None], options: Job, path: Path, argv: Se
         world.close()
         return code
 
-    return kind.enter(body, options)
+    with Signals() as signals:
+        return kind.enter(body, options)
 
 
 def _refuse(error: UsageError) -> NoReturn:

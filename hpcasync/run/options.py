@@ -24,23 +24,23 @@ class Options:
     """The strategy and its hyperparameters, e.g. downpour pull=4 bound=8."""
     world: Literal["mpi", "sim", "horovod"] = "mpi"
     """Real ranks over MPI, simulated ranks on a virtual clock, or Horovod's collectives."""
-    ranks: int | None = None
+    ranks: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """How many simulated ranks (--world sim only; default 4). mpirun -n says how many real ones."""
-    data: Path | None = None
+    data: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder with the data; default: what the job brings along."""
-    results: Path = Path("results")
+    results: Annotated[Path, arg(metavar="DIR")] = Path("results")
     """Folder in which the run's own folder is made."""
-    name: str | None = None
+    name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """Name of the run's folder; default: job, strategy and time."""
     seed: int = 0
     """For initialisation, shuffling and injected faults."""
-    epochs: int | None = None
+    epochs: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Stop a rank after this many passes over its data (default 10, unless --steps or --seconds is given)."""
-    steps: int | None = None
+    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Stop a rank after this many steps."""
-    seconds: float | None = None
+    seconds: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
     """Stop after this many seconds (virtual ones with --world sim)."""
-    target: float | None = None
+    target: Annotated[float | None, arg(metavar="VALUE", help_behavior_hint="")] = None
     """Stop all ranks when an evaluation's first metric reaches this value."""
     threads: int = 1
     """Compute threads per rank."""
@@ -50,11 +50,11 @@ class Options:
     """Samples per step and rank."""
     slow: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="RANK:FACTOR")] = ()
     """Make a rank slower by a factor, e.g. 3:4."""
-    jitter: Annotated[str | None, arg(metavar="LAW")] = None
+    jitter: Annotated[str | None, arg(metavar="LAW", help_behavior_hint="")] = None
     """Multiply the time of every step by a draw of this law, e.g. exponential."""
-    step_seconds: float = 0.0
+    step_seconds: Annotated[float, arg(metavar="S")] = 0.0
     """Least duration of a step before --slow and --jitter (0 with --world sim means 1)."""
-    evaluate_every: int | None = None
+    evaluate_every: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Evaluate after every so many steps of rank 0 (default: once per its epoch)."""
 
     def resolve(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from types import FrameType
+from typing import Self
 
 import torch
 
@@ -14,12 +15,16 @@ from hpcasync.world import World
 class Signals:
     """Remembers the first SIGINT, SIGTERM or SIGUSR1, so that a rank can end at a step boundary instead of anywhere."""
 
-    def __init__(self) -> None:
-        self.received = 0
+    received = 0
 
-    def install(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._remember)
+    def __enter__(self) -> Self:
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        self._before = {number: signal.signal(number, self._remember) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or number
