@@ -1,5 +1,6 @@
 """The report: what it reads, what it counts, what it claims, and what it does with damaged or hostile folders."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from rich.console import Console
 
 from hpcasync.errors import UsageError
 from hpcasync.report import plot, report
@@ -18,7 +20,7 @@ from hpcasync.report.html import page, tag, verdict
 from hpcasync.report.plot import CURVE_POINTS
 from hpcasync.report.read import find_runs, read_metrics, read_run
 from hpcasync.report.statistics import Ratio, Value, decimate, moving_median, ratio, spread
-from hpcasync.report.table import columns, percent, significant
+from hpcasync.report.table import columns, percent, significant, terminal
 
 
 def document(name: str, strategy: str = "sync", **changes: Any) -> dict[str, Any]:
@@ -213,7 +215,7 @@ LINES = st.fixed_dictionaries(
 )
 
 
-@examples(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(LINES, max_size=6))
 def test_any_numbers_can_be_drawn(tmp_path_factory: pytest.TempPathFactory, lines: list[dict[str, Any]]) -> None:
     root = tmp_path_factory.mktemp("numbers")
@@ -236,16 +238,21 @@ def test_any_numbers_can_be_drawn(tmp_path_factory: pytest.TempPathFactory, line
         (json.dumps(document("x") | {"job": None}), "'job' should be a text, found nothing"),
     ],
 )
-def test_a_bad_run_json_is_one_line_and_the_others_are_reported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, words: str
-) -> None:
+def test_a_bad_run_json_is_refused_in_words_that_name_the_file(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UsageError, match=re.escape(words)) as refused:
+        read_run(tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path / 'run.json'}: ")
+
+
+def test_a_bad_run_is_one_line_and_the_others_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, document("good"))
     bad = tmp_path / "bad" / "run.json"
     bad.parent.mkdir()
-    bad.write_text(content)
+    bad.write_text('{"schema": "two\\nlines"}')
     html = report([tmp_path]).read_text()
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 1 and errors[0].startswith(f"hpcasync: skipped {bad}: ") and words in errors[0]
+    assert len(errors) == 1 and errors[0].startswith(f"hpcasync: skipped {bad}: schema is ")
     assert "good" in html and str(bad) in html
 
 
@@ -385,6 +392,26 @@ def test_ranks_of_the_same_host_share_a_line(tmp_path: Path) -> None:
     html = report([write(tmp_path, document("a", hosts=hosts))]).read_text()
     assert "<dt>rank 0</dt><dd><code>host n0, load 1</code>" in html
     assert "<dt>11 ranks, 1 to 11</dt><dd><code>host n1, load 1</code>" in html
+
+
+@pytest.mark.parametrize(("width", "kept"), [(200, 11), (80, 9), (20, 5)])
+def test_a_narrow_terminal_loses_columns_and_no_digits(tmp_path: Path, width: int, kept: int) -> None:
+    (setting,) = settings([read_run(write(tmp_path, document("a", summary={"samples_per_second": 1234567.0})))])
+    console = Console(width=width, file=io.StringIO())
+    table = terminal(setting, console)
+    assert len(table.columns) == kept
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    assert width == 20 or "1,234,567" in console.file.getvalue()
+
+
+def test_ranges_stay_whole_at_eighty_columns(tmp_path: Path) -> None:
+    runs = [document(f"r{s}", config={"seed": s}, summary={"samples_per_second": 1e6 + s}) for s in range(2)]
+    (setting,) = settings([read_run(write(tmp_path, run)) for run in runs])
+    console = Console(width=80, file=io.StringIO())
+    console.print(terminal(setting, console))
+    assert isinstance(console.file, io.StringIO)
+    assert "1,000,000 to 1,000,001" in console.file.getvalue()
 
 
 def test_verdicts_say_what_they_rest_on(tmp_path: Path) -> None:

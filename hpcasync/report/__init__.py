@@ -34,7 +34,7 @@ def report(paths: Sequence[Path], output: Path | None = None) -> Path:
     compared = settings(runs)
     console = Console() if sys.stdout.isatty() else Console(width=PLAIN_COLUMNS)
     for setting in compared:
-        console.print(terminal(setting))
+        console.print(terminal(setting, console))
     _write(target, page(compared, skipped))
     return target
 

@@ -75,7 +75,7 @@ def _verdicts(setting: Setting) -> Markup:
     for group in compared:
         ratio = setting.ratio(group)
         figure = significant(ratio.value) + " \N{MULTIPLICATION SIGN}" if ratio else "\N{EN DASH}"
-        unit = tag("small", f" samples/s of {setting.baseline.label}") if ratio else Markup("")
+        unit = tag("small", f" samples/s of {setting.baseline.short}") if ratio else Markup("")
         words = tag("p", verdict(setting, group))
         cards.append(
             tag(
@@ -98,7 +98,7 @@ def verdict(setting: Setting, group: Group) -> str:
     own, other = group.spread(setting.metric), base.spread(setting.metric)
     if own and other:
         sentences.append(
-            f"Final {setting.metric} {decimals(own.median.value)}; {base.label} {decimals(other.median.value)}."
+            f"Final {setting.metric} {decimals(own.median.value)}; {base.short} {decimals(other.median.value)}."
         )
     n, m = len(group.finished), len(base.finished)
     if n == m == 1:
@@ -116,8 +116,8 @@ def _target_sentence(setting: Setting, group: Group, base: Group) -> str:
         return ""
     goal = f"{setting.metric} {setting.target:g}"
     if own.median.censored:
-        return f"Did not reach {goal} within {significant(own.median.value)} s; {base.label} {_reached(other)}."
-    return f"Reached {goal} in {significant(own.median.value)} s; {base.label} {_reached(other)}."
+        return f"Did not reach {goal} within {significant(own.median.value)} s; {base.short} {_reached(other)}."
+    return f"Reached {goal} in {significant(own.median.value)} s; {base.short} {_reached(other)}."
 
 
 def _reached(spread: Spread) -> str:

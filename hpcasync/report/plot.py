@@ -210,10 +210,9 @@ def _apart(places: Sequence[float], gap: float) -> list[float]:
 
 
 def _fit_shares(axes: Axes, curves: Sequence[Floats], target: float | None) -> None:
-    """Shows where the curves part: the lowest tenth of the values, the steep beginning, is cut off."""
-    values = np.concatenate([y for y in curves if len(y)])
-    low = min([float(np.quantile(values, 0.1))] + ([target] if target is not None else []))
-    high = max([float(values.max())] + ([target] if target is not None else []))
+    """Shows where the curves part: the first tenth of each, the steep beginning, may be cut off."""
+    values = np.concatenate([y[len(y) // 10 :] for y in curves] + ([np.array([target])] if target is not None else []))
+    low, high = float(values.min()), float(values.max())
     margin = 0.04 * max(high - low, 0.01)
     axes.set_ylim(low - margin, high + margin)
 

@@ -1,9 +1,11 @@
 """The table of a report: one row per group of runs. The same cells go to the terminal and to the page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich import box
+from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -76,7 +78,7 @@ def columns(setting: Setting) -> list[Column]:
     def measured(title: str, meaning: str, metric: str, form: Callable[[float], str]) -> Column:
         return Column(title, meaning, lambda _, group: cell(group.spread(metric), form))
 
-    against = setting.baseline.label if setting.baseline else "a baseline"
+    against = setting.baseline.short if setting.baseline else "a baseline"
     clock = "simulated seconds" if setting.simulated else "seconds"
     return [
         Column("runs", "finished runs; running and failed ones are named, never counted", _runs),
@@ -120,15 +122,31 @@ def _largest(_: Setting, group: Group) -> Cell:
     return Cell(whole(largest.high.value)) if largest else Cell(ABSENT)
 
 
-def terminal(setting: Setting) -> Table:
-    """For rich; texts from files are never read as markup."""
+def terminal(setting: Setting, console: Console) -> Table:
+    """For rich; texts from files are never read as markup.
+
+    Where the terminal is too narrow, columns are left out from the last on, rather than figures cut; strategy, metric,
+    runs, seconds to target and samples/s stay in any case. The page has them all.
+    """
     shown = columns(setting)
-    table = Table(title=Text(setting.title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    table.add_column("strategy", overflow="fold")
+    table = _table(setting, shown)
+    while len(shown) > 4 and console.measure(table, options=console.options.update(width=1000)).minimum > console.width:
+        table = _table(setting, shown := shown[:-1])
+    return table
+
+
+def _table(setting: Setting, shown: Sequence[Column]) -> Table:
+    table = Table(title=Text(setting.title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, padding=0)
+    table.add_column("strategy", overflow="fold", min_width=14)
+    rows: list[list[str]] = [[group.label] for group in setting.groups]
     for column in shown:
-        table.add_column(Text(column.title), justify="right")
-    for group in setting.groups:
-        cells = [column.cell(setting, group) for column in shown]
-        figures = [Text(f"{cell.figure}\n{cell.range}" if cell.range else cell.figure) for cell in cells]
-        table.add_row(Text(group.label), *figures)
+        title = column.title.replace(" ", "\n")
+        cells = [column.cell(setting, group) for group in setting.groups]
+        figures = [f"{cell.figure}\n{cell.range}" if cell.range else cell.figure for cell in cells]
+        width = max(cell_len(line) for text in (title, *figures) for line in text.split("\n"))
+        table.add_column(Text(title), justify="right", no_wrap=True, min_width=width)
+        for row, figure in zip(rows, figures, strict=True):
+            row.append(figure)
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
