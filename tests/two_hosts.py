@@ -67,6 +67,7 @@ for host in 1 2; do                     # the kernel reports the cable as plugge
 done
 echo "$room"
 cat >/dev/null                          # not exec: as a shell, the first process reaps orphans
+rm -rf "$1"                             # should nobody be left to do it
 exit 0
 """
 
@@ -148,11 +149,13 @@ def two_hosts(megabits_per_second: int | None = None) -> Iterator[TwoHosts]:
             inner = room.stdout.readline().strip()
             if not inner:
                 raise OSError(f"two hosts could not be made: {why_not() or 'see the lines above'}")
-            yield TwoHosts(folder, int(inner), _environment())
+            yield TwoHosts(folder, int(inner), _environment(folder))
 
 
-def _environment() -> dict[str, str]:
+def _environment(folder: Path) -> dict[str, str]:
     """Ours, and what the MPI libraries want to know: root is meant, TCP between hosts, more ranks than cores."""
+    # Open MPI names its session folder by hostname and process id, and both repeat from one room to the next.
+    sessions = {"TMPDIR": str(folder)}
     open_mpi = {
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -161,7 +164,7 @@ def _environment() -> dict[str, str]:
         "OMPI_MCA_osc": "^ucx",
         "OMPI_MCA_mpi_yield_when_idle": "1",
     }
-    return {**os.environ, **open_mpi, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **open_mpi, **sessions, "OMP_NUM_THREADS": "1"}
 
 
 def main() -> int:
