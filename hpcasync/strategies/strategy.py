@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -63,7 +64,7 @@ class Strategy(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Collective. What a fresh strategy needs to go on as this one would: tensors, numbers, dicts and lists."""
         return {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "parameters": [pair.params.detach().clone() for pair in self.replica.pairs],
             "buffers": [flat.memory.clone() for flat in self.replica.buffers],
         }

@@ -1,0 +1,244 @@
+"""The contract that every strategy of the table keeps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from hpcasync.strategies import STRATEGIES
+from hpcasync.world import World
+from tests.training import (
+    Vectors,
+    build,
+    classifier,
+    digits_loss,
+    full_loss,
+    gradient,
+    linear,
+    train,
+)
+
+VARIANTS = [*STRATEGIES, "stale bound=0", "stale bound=3", "downpour push=3 pull=2 bound=2", "downpour pull=4"]
+AVERAGING = ("sync", "stale")  # one update with the ranks' mean gradient; the others apply every gradient by itself
+every_strategy = pytest.mark.parametrize("words", VARIANTS)
+
+
+def agreed(world: World, vector: torch.Tensor) -> bool:
+    root = vector.clone()
+    world.broadcast(root)
+    return torch.equal(root, vector)
+
+
+@every_strategy
+def test_learns_digits(ranks, words):
+    def main(world: World):
+        model = classifier()
+        strategy = build(words, world, model, lr=0.1, momentum=0.5)
+        before = full_loss(strategy, model)
+        world.barrier()
+        train(strategy, model, digits_loss, steps=100)
+        strategy.drain()
+        assert before > 2.2 > 1.3 > full_loss(strategy, model)
+
+    ranks(main, compute="exponential")
+
+
+@every_strategy
+def test_all_ranks_deliver_the_same(ranks, words):
+    def main(world: World):
+        model = classifier()
+        strategy = build(words, world, model, lr=0.1)
+        train(strategy, model, digits_loss, steps=10)
+        strategy.drain()
+        assert agreed(world, strategy.result())
+
+    ranks(main, compute="exponential")
+
+
+@every_strategy
+def test_the_ranks_start_from_the_parameters_of_rank_0(ranks, words):
+    def main(world: World):
+        model = nn.Linear(3, 2)
+        nn.init.constant_(model.weight, float(world.rank + 1))
+        strategy = build(words, world, model)
+        assert strategy.result()[:6].tolist() == [1.0] * 6
+        assert model.weight.unique().tolist() == [1.0]
+        strategy.drain()
+
+    ranks(main)
+
+
+@every_strategy
+def test_ends_cleanly_with_uneven_steps_and_loses_nothing(ranks, words):
+    def main(world: World):
+        steps = [3 + 4 * ((rank + 1) % world.size) for rank in range(world.size)]
+        model = Vectors((5, 3), (7,))
+        strategy = build(words, world, model)
+        train(strategy, model, linear, steps[world.rank])
+        strategy.drain()
+        applied = torch.zeros(22, dtype=torch.float64)
+        for step in range(max(steps)):
+            made = [gradient(rank, step, 22).double() for rank in range(world.size) if step < steps[rank]]
+            applied += sum(made) / (len(made) if words.split()[0] in AVERAGING else 1)
+        assert torch.allclose(strategy.result().double(), -applied, rtol=1e-6, atol=1e-4)
+        assert agreed(world, strategy.result())
+        assert strategy.staleness.count > 0
+
+    ranks(main, compute="exponential")
+
+
+@every_strategy
+def test_a_rank_without_any_step_does_not_hang_the_others(ranks, words):
+    def main(world: World):
+        model = Vectors((4,))
+        strategy = build(words, world, model)
+        train(strategy, model, linear, steps=0 if world.rank == world.size - 1 else 6)
+        strategy.drain()
+        assert agreed(world, strategy.result())
+
+    ranks(main)
+
+
+@pytest.mark.parametrize("words", [words for words in VARIANTS if words not in ("stale", "stale bound=3")])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_size_1_equals_plain_pytorch_bit_for_bit(words, momentum):
+    from hpcasync.mpi import MPIWorld
+    from hpcasync.sim import simulate
+
+    plain = classifier()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=momentum, fused=True)
+    for step in range(20):
+        optimizer.zero_grad()
+        digits_loss(plain, 0, step).backward()
+        optimizer.step()
+    expected = torch.cat([p.detach().flatten() for p in plain.parameters()])
+
+    def main(world: World):
+        model = classifier()
+        strategy = build(words, world, model, lr=0.1, momentum=momentum)
+        train(strategy, model, digits_loss, steps=20)
+        strategy.drain()
+        return strategy.result()
+
+    assert torch.equal(simulate(main, 1)[0], expected)
+    assert torch.equal(main(MPIWorld()), expected)
+
+
+def test_stale_without_a_bound_is_sync_bit_for_bit(ranks):
+    def main(world: World):
+        results = []
+        for words in ("sync", "stale bound=0"):
+            model = classifier()
+            strategy = build(words, world, model, lr=0.1, momentum=0.9)
+            train(strategy, model, digits_loss, steps=15)
+            strategy.drain()
+            results.append(strategy.result())
+        assert torch.equal(*results)
+
+    ranks(main)
+
+
+@every_strategy
+def test_reading_the_result_changes_nothing(words):
+    from hpcasync.sim import simulate
+
+    def main(world: World, looks: bool):
+        model = classifier()
+        strategy = build(words, world, model, lr=0.1)
+        for step in range(12):
+            train(strategy, model, digits_loss, 1, first=step)
+            if looks and world.rank == 0:
+                strategy.result()
+        strategy.drain()
+        return strategy.result()
+
+    # distinct compute times: a look may change the order of steps that end at the same instant
+    looked = simulate(lambda world: main(world, True), 3, compute="exponential")
+    blind = simulate(lambda world: main(world, False), 3, compute="exponential")
+    assert all(torch.equal(a, b) for a, b in zip(looked, blind, strict=True))
+
+
+@every_strategy
+def test_a_restored_strategy_goes_on_identically(words):
+    from hpcasync.sim import simulate
+
+    def whole(world: World):
+        model = classifier()
+        strategy = build(words, world, model, lr=0.1, momentum=0.9)
+        train(strategy, model, digits_loss, 8)
+        state = strategy.state_dict()
+        world.barrier()
+        train(strategy, model, digits_loss, 8, first=8)
+        strategy.drain()
+        return state, strategy.result()
+
+    before = simulate(whole, 3, compute="sqrt")  # no two steps end at the same instant
+
+    def resumed(world: World):
+        model = classifier()
+        with torch.no_grad():
+            model[0].weight.zero_()  # the state, not the start, decides
+        strategy = build(words, world, model, lr=0.1, momentum=0.9)
+        strategy.load_state_dict(before[world.rank][0])
+        world.barrier()
+        train(strategy, model, digits_loss, 8, first=8)
+        strategy.drain()
+        return strategy.result()
+
+    after = simulate(resumed, 3, compute="sqrt")
+    assert all(torch.equal(a[1], b) for a, b in zip(before, after, strict=True))
+
+
+@every_strategy
+def test_mixed_dtypes_and_buffers(ranks, words):
+    """Two dtypes, a frozen layer, tied weights and BatchNorm in one model; buffers come out averaged."""
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+            self.tied = nn.Linear(4, 4)
+            self.tied.weight = self.a.weight
+            self.frozen = nn.Linear(4, 4).requires_grad_(False)
+            self.norm = nn.BatchNorm1d(4)
+            self.wide = nn.Linear(4, 1).double()
+
+    def loss(model: nn.Module, rank: int, step: int):
+        x = torch.full((6, 4), float(rank + 1)) + torch.arange(6.0)[:, None]
+        return model.wide(model.norm(model.frozen(model.tied(model.a(x)))).double()).square().mean()
+
+    def main(world: World):
+        torch.manual_seed(world.rank)
+        model = Mixed()
+        strategy = build(words, world, model, lr=0.01)
+        replica = strategy.replica
+        assert [pair.memory.dtype for pair in replica.pairs] == [torch.float64, torch.float32]
+        assert agreed(world, model.frozen.weight.data)
+        train(strategy, model, loss, 5)
+        strategy.drain()
+        world.barrier()
+        result = strategy.result()
+        assert result.dtype == torch.float64
+        assert result.shape == (5 + 16 + 4 + 4 + 8 + 8,)
+        means = torch.cat([model.norm.running_mean, model.norm.running_var])
+        world.allreduce(means)
+        assert torch.allclose(result[-8:].float(), means / world.size)
+        assert model.tied.weight is model.a.weight
+        world.barrier()
+
+    ranks(main)
+
+
+def test_a_gradient_that_left_the_buffer_is_brought_home(ranks):
+    def main(world: World):
+        model = Vectors((3,), (2,))
+        strategy = build("sync", world, model)
+        for _ in range(4):
+            model.zero_grad()  # sets the gradients to None, as plain loops do
+            (model.p0.sum() * (world.rank + 1)).backward()  # p1 gets no gradient
+            strategy.step()
+        assert strategy.result().tolist() == [-4 * (world.size + 1) / 2] * 3 + [0.0] * 2
+        strategy.drain()
+
+    ranks(main)
