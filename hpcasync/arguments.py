@@ -22,7 +22,6 @@ _KINDS = {"int": "a whole number", "float": "a number"}
 _WRONG_TYPE = re.compile(
     r"Error parsing (?P<option>[^:]+): .*?(?P<kind>\bINT|\bFLOAT|\bint|\bfloat)\b.*?'(?P<value>[^']*)'"
 )
-_FRAME = re.compile(r"^\s*│(.*)│\s*$")
 
 
 def parse(cls: type[T], words: Sequence[str], prog: str, description: str = "") -> T:
@@ -61,20 +60,20 @@ def _known(cls: type[Any]) -> str:
 
 
 def _condense(box: str) -> str:
-    """The message of one of tyro's framed errors: the lines above its first rule, on one line.
+    """The message of one of tyro's framed errors, on one line: what stands between the title and the next rule.
 
-    tyro offers a structured error only behind a module it calls private and unstable.
+    The frame is of │ and ─, or of spaces and - where standard output is not UTF-8. tyro offers a structured error only
+    behind a module that it calls private and unstable.
     """
-    lines: list[str] = []
-    for line in _COLOUR.sub("", box).splitlines():
-        framed = _FRAME.match(line)
-        if framed is None:
-            continue
-        text = framed.group(1).strip()
-        if text and not text.strip("─"):
+    _title, *lines = _COLOUR.sub("", box).strip().splitlines()
+    words: list[str] = []
+    for line in lines:
+        text = line.strip(" │╭╮╰╯")
+        if text.strip("─-"):
+            words.append(text)
+        elif words:
             break
-        lines.append(text)
-    message = " ".join(lines).removesuffix(".").strip()
+    message = " ".join(words).removesuffix(".")
     wrong = _WRONG_TYPE.match(message)
     if wrong is None:
         return message.removeprefix("Error parsing ")

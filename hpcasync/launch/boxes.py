@@ -50,7 +50,7 @@ class Boxes:
         if _RULE.match(line):
             self._rule = [line]
             return opening
-        if _LINE.match(line) or (self._held and line.isspace() and not line.endswith("\n")):
+        if _LINE.match(line) or (self._held and line in (" ", "\0")):
             self._held.append(line)
             return opening
         self._explained |= line.startswith(EXPLANATION)

