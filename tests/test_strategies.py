@@ -34,10 +34,10 @@ def agreed(world: World, vector: torch.Tensor) -> bool:
 def test_learns_digits(ranks, words):
     def main(world: World):
         model = classifier()
-        strategy = build(words, world, model, lr=0.1, momentum=0.5)
+        strategy = build(words, world, model, lr=0.05, momentum=0.5)
         before = full_loss(strategy, model)
         world.barrier()
-        train(strategy, model, digits_loss, steps=100)
+        train(strategy, model, digits_loss, steps=150)
         strategy.drain()
         assert before > 2.2 > 1.3 > full_loss(strategy, model)
 

@@ -110,9 +110,10 @@ class Downpour(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         self.world.barrier()  # all pushes have arrived
-        state = {
+        shards = [center.window.local.clone() for center in self._centers]
+        return {
             **super().state_dict(),
-            "shards": [center.window.local.clone() for center in self._centers],
+            "shards": shards,
             "anchors": [center.anchor.clone() for center in self._centers],
             "steps": self.clock.steps,
             "version": int(self._versions.local),
@@ -120,8 +121,6 @@ class Downpour(Strategy):
             "pushed_since_read": self._pushed_since_read,
             "unpushed": self._unpushed,
         }
-        self.world.barrier()
-        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for center, shard, anchor in zip(self._centers, state["shards"], state["anchors"], strict=True):

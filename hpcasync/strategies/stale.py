@@ -78,7 +78,12 @@ class Stale(Strategy):
     def _begin(self, contributed: int) -> None:
         messages = self.replica.renew_grads()
         messages[0][-1] = contributed
-        requests = [self.world.iallreduce(message) for message in messages]
+        requests = []
+        if self.bound:
+            requests = [self.world.iallreduce(message) for message in messages]
+        else:
+            for message in messages:  # nothing is ever in flight: the same verb as sync's, so the same bits
+                self.world.allreduce(message)
         self._flights.append(_Flight(messages, requests, self._version, mine=bool(contributed)))
 
     def _apply_due(self) -> bool:

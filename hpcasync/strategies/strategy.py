@@ -63,11 +63,14 @@ class Strategy(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Collective. What a fresh strategy needs to go on as this one would: tensors, numbers, dicts and lists."""
-        return {
+        self.world.barrier()  # what all ranks have sent has arrived
+        state = {
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "parameters": [pair.params.detach().clone() for pair in self.replica.pairs],
             "buffers": [flat.memory.clone() for flat in self.replica.buffers],
         }
+        self.world.barrier()
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Collective. Take on a :meth:`state_dict`, this rank's own."""
