@@ -84,7 +84,7 @@ class Pair(Flat):
         self.flat = nn.Parameter(self.memory)
         self._spare: list[Tensor] = []
         self._views: dict[int, list[Tensor]] = {}
-        self._use(self.empty_message())
+        self._use(self._empty_message())
 
     @property
     def params(self) -> Tensor:
@@ -101,14 +101,16 @@ class Pair(Flat):
         if hasattr(self, "flat"):
             self.flat.data = memory
 
-    def empty_message(self) -> Tensor:
-        """(n + 1,) zeros of this pair's dtype."""
-        return self.memory.new_zeros(self.memory.numel() + 1)
+    def use_messages(self, messages: Sequence[Tensor]) -> None:
+        """Rotate through these zeroed messages (n + 1,) from now on, for example a World's buffers."""
+        self._spare = list(messages)
+        self._views.clear()
+        self._use(self._spare.pop())
 
     def renew_grads(self) -> Tensor:
         """Give backward() a zeroed buffer and return the filled message (n + 1,). Nothing is copied."""
         filled = self.message
-        self._use(self._spare.pop() if self._spare else self.empty_message())
+        self._use(self._spare.pop() if self._spare else self._empty_message())
         return filled
 
     def recycle(self, message: Tensor) -> None:
@@ -121,6 +123,9 @@ class Pair(Flat):
             if tensor.grad is not view:
                 view.zero_() if tensor.grad is None else view.copy_(tensor.grad)
                 tensor.grad = view
+
+    def _empty_message(self) -> Tensor:
+        return self.memory.new_zeros(self.memory.numel() + 1)
 
     def _use(self, message: Tensor) -> None:
         self.message = message

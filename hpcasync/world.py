@@ -104,6 +104,10 @@ class World(Protocol):
     @property
     def waited(self) -> float: ...
 
+    def buffer(self, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Collective. (length,) zeros in memory that :meth:`allreduce` and :meth:`iallreduce` are fastest with."""
+        ...
+
     def allreduce(self, buffer: Tensor) -> None:
         """Sum ``buffer`` over the ranks, in place. Any float or integer dtype; half types are summed in float32."""
         ...

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from hpcasync.sim import SimWorld
 from hpcasync.strategies import STRATEGIES
 from hpcasync.world import World
 from tests.training import (
@@ -81,7 +82,8 @@ def test_ends_cleanly_with_uneven_steps_and_loses_nothing(ranks, words):
         for step in range(max(steps)):
             made = [gradient(rank, step, 22).double() for rank in range(world.size) if step < steps[rank]]
             applied += sum(made) / (len(made) if words.split()[0] in AVERAGING else 1)
-        assert torch.allclose(strategy.result().double(), -applied, rtol=1e-6, atol=1e-4)
+        if words != "hogwild" or isinstance(world, SimWorld):  # real ranks may overwrite each other's update: Hogwild!
+            assert torch.allclose(strategy.result().double(), -applied, rtol=1e-6, atol=1e-4)
         assert agreed(world, strategy.result())
         assert strategy.staleness.count > 0
 

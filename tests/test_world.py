@@ -33,6 +33,39 @@ def test_allreduces_in_flight_complete_in_any_order(ranks):
     ranks(main)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("length", [0, 1, 300_001])
+def test_buffers_of_the_world_are_summed_alike_by_both_verbs(ranks, dtype, length):
+    def main(world: World):
+        first, second = world.buffer(length, dtype), world.buffer(length, dtype)
+        assert not first.any()
+        for _ in range(3):
+            first.copy_(torch.randint(9, (length,), generator=torch.Generator().manual_seed(world.rank)))
+            second.copy_(first)
+            expected = first.double().clone()
+            world.allreduce(expected)
+            request = world.iallreduce(first)
+            world.allreduce(second)
+            request.wait()
+            assert torch.equal(first, second)
+            assert torch.equal(first.double(), expected)
+
+    ranks(main)
+
+
+def test_more_reductions_in_flight_than_any_queue_holds(ranks):
+    def main(world: World):
+        buffers = [world.buffer(20_000) for _ in range(70)]
+        for buffer in buffers:
+            buffer.fill_(1.0)
+        requests = [world.iallreduce(buffer) for buffer in buffers]
+        for request in requests:
+            request.wait()
+        assert {float(buffer.min()) for buffer in buffers} == {float(world.size)}
+
+    ranks(main)
+
+
 def test_blocking_and_nonblocking_reductions_agree(ranks):
     def main(world: World):
         mine = torch.randn(10_001, generator=torch.Generator().manual_seed(world.rank))

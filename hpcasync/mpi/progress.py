@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from mpi4py import MPI
@@ -58,16 +59,22 @@ class MPIRequest:
         self._waited(wait(self.test))
 
 
+class Pollable(Protocol):
+    """What the progress thread works on, until it says True."""
+
+    def poll(self) -> bool: ...
+
+
 class Progress:
     """A daemon thread that tests the requests in flight every millisecond, and sleeps while there are none."""
 
     def __init__(self) -> None:
-        self._requests: list[MPIRequest] = []
+        self._requests: list[Pollable] = []
         self._busy = threading.Condition()
         self._thread: threading.Thread | None = None
         self._ended = False
 
-    def add(self, request: MPIRequest) -> None:
+    def add(self, request: Pollable) -> None:
         with self._busy:
             self._requests.append(request)
             self._busy.notify()

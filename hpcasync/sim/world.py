@@ -114,6 +114,9 @@ class SimWorld:
         part = Part(self._me, length, dtype)
         return SimWindow(self._group, self.rank, self._collective(f"window of {dtype}", part, list))
 
+    def buffer(self, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(length, dtype=dtype)
+
     def shared(self, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
         self._enter()
         _check_length(length, "shared")

@@ -45,6 +45,7 @@ class Stale(Strategy):
             raise UsageError(f"bound={bound}: it counts reductions in flight, so 0 or more")
         super().__init__(replica, world, optimizer)
         self.bound = bound
+        self._reduce_where_gradients_lie(messages=bound + 2)  # in flight, just begun, and being filled
         self._version = 0
         self._flights: deque[_Flight] = deque()
 

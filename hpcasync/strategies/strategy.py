@@ -37,6 +37,12 @@ class Strategy(ABC):
             self._buffer_windows.append(window)
         world.barrier()
 
+    def _reduce_where_gradients_lie(self, messages: int) -> None:
+        """Collective. Have gradients computed into ``messages`` buffers of the World's, to be reduced there."""
+        for pair in self.replica.pairs:
+            length = pair.memory.numel() + 1
+            pair.use_messages([self.world.buffer(length, pair.memory.dtype) for _ in range(messages)])
+
     @abstractmethod
     def step(self) -> None:
         """Called after ``backward()``, in place of ``optimizer.step()``. Leaves zeroed gradients behind."""

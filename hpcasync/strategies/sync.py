@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
+from hpcasync.replica import Replica
 from hpcasync.strategies.strategy import Strategy
+from hpcasync.world import World
 
 
 class Sync(Strategy):
@@ -14,6 +18,10 @@ class Sync(Strategy):
     as long as the slowest rank's: with exponential compute times H_n = 1 + 1/2 + ... + 1/n times the mean. Ranks that
     have made their last step contribute nothing; the mean is over those that did contribute.
     """
+
+    def __init__(self, replica: Replica, world: World, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(replica, world, optimizer)
+        self._reduce_where_gradients_lie(messages=1)
 
     def step(self) -> None:
         self.replica.adopt_strays()

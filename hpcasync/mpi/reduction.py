@@ -1,0 +1,134 @@
+"""Allreduce within a node, where the buffers lie: no copy, no message, and only the ranks' own time.
+
+Numbered phases of reduction k:
+
+1. every rank writes which of its buffers takes part, then ``posted`` = k + 1;
+2. a rank that sees all posted adds up its slice [start, stop) of all ranks' buffers, in the order of the ranks, writes
+   the sum back into all of them, then ``done`` = k + 1;
+3. a rank that sees all done owns its buffer again: it holds the whole sum.
+
+Any thread of a rank may do phase 2: the rank's own while it waits, else the progress thread. All ranks get the same
+bits, and a blocking reduction gives the same bits as a non-blocking one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from torch import Tensor
+
+from hpcasync.mpi.progress import wait
+from hpcasync.mpi.window import allocate
+from hpcasync.world import split
+
+_DEPTH = 64  # reductions in flight at most; a further one waits for the oldest
+_BLOCK = 1 << 16  # elements added up at a time: 256 kB of float32 stay in a core's cache
+_POSTED, _DONE, _BUFFER = 0, 1, 2  # columns of the flags: one row per rank, which it alone writes
+
+
+class NodeReduction:
+    """The reductions of one node's ranks over buffers that :meth:`buffer` gave them.
+
+    Args:
+        comm: the node's ranks.
+        waited: told the seconds that a rank has waited.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, waited: Callable[[float], None]) -> None:
+        self._comm, self._waited = comm, waited
+        self._wins: list[MPI.Win] = []
+        flags = self._allocate(comm.size * (_BUFFER + _DEPTH) * 8 if comm.rank == 0 else 0)[0]
+        self._flags = flags[: comm.size * (_BUFFER + _DEPTH) * 8].view(np.int64).reshape(comm.size, -1)
+        self._flags[comm.rank] = 0
+        self._mine = self._flags[comm.rank]
+        self._buffers: list[list[Tensor]] = []  # [buffer][rank]
+        self._indices: dict[int, int] = {}  # address of my part -> buffer
+        self._sums: dict[torch.dtype, Tensor] = {}
+        self._lock = threading.Lock()
+        comm.Barrier()
+
+    def buffer(self, length: int, dtype: torch.dtype) -> Tensor:
+        """Collective. (length,) zeros that :meth:`iallreduce` takes."""
+        parts = self._allocate(max(length, 1) * dtype.itemsize)
+        tensors = [torch.from_numpy(part[: length * dtype.itemsize]).view(dtype) for part in parts]
+        mine = tensors[self._comm.rank].zero_()
+        self._indices[mine.data_ptr()] = len(self._buffers)
+        self._buffers.append(tensors)
+        self._comm.Barrier()
+        return mine
+
+    def owns(self, tensor: Tensor) -> bool:
+        """True if ``tensor`` is a whole buffer of :meth:`buffer`."""
+        index = self._indices.get(tensor.data_ptr())
+        return index is not None and self._buffers[index][self._comm.rank].numel() == tensor.numel()
+
+    def iallreduce(self, tensor: Tensor) -> NodeRequest:
+        """Begin the sum over the node's ranks of a buffer that :meth:`owns`."""
+        number = int(self._mine[_POSTED])
+        self._waited(wait(lambda: self.complete(number - _DEPTH)))
+        self._mine[_BUFFER + number % _DEPTH] = self._indices[tensor.data_ptr()]
+        self._wins[0].Sync()  # what is written above is seen before what is written below
+        self._mine[_POSTED] = number + 1
+        return NodeRequest(self, number, self._waited)
+
+    def complete(self, number: int) -> bool:
+        """Do what is due of all reductions; True when reduction ``number`` is complete. Any thread."""
+        with self._lock:
+            while self._mine[_DONE] < self._flags[:, _POSTED].min():
+                self._wins[0].Sync()
+                self._reduce(int(self._mine[_DONE]))
+                self._wins[0].Sync()
+                self._mine[_DONE] += 1
+        return bool(self._flags[:, _DONE].min() > number)
+
+    def free(self) -> None:
+        """Collective."""
+        for win in self._wins:
+            win.Unlock_all()
+            win.Free()
+
+    def _allocate(self, size_bytes: int) -> list[np.ndarray[tuple[int], np.dtype[np.uint8]]]:
+        win, parts = allocate(self._comm, size_bytes)
+        self._wins.append(win)
+        return parts
+
+    def _reduce(self, number: int) -> None:
+        """Phase 2: add up my slice of the ranks' buffers and write it back into each."""
+        indices = self._flags[:, _BUFFER + number % _DEPTH]
+        buffers = [self._buffers[int(index)][rank] for rank, index in enumerate(indices)]
+        start, stop = split(buffers[0].numel(), self._comm.size)[self._comm.rank]
+        total = self._sum_in(buffers[0].dtype)
+        for a in range(start, stop, _BLOCK):
+            parts = [buffer[a : min(a + _BLOCK, stop)] for buffer in buffers]
+            block = total[: parts[0].numel()].copy_(parts[0])
+            for part in parts[1:]:
+                block.add_(part)
+            for part in parts:
+                part.copy_(block)
+
+    def _sum_in(self, dtype: torch.dtype) -> Tensor:
+        """Where a block is added up: in float32 for half types."""
+        wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+        return self._sums.setdefault(wide, torch.empty(_BLOCK, dtype=wide))
+
+
+class NodeRequest:
+    """See :class:`hpcasync.world.Request`."""
+
+    def __init__(self, reduction: NodeReduction, number: int, waited: Callable[[float], None]) -> None:
+        self._reduction, self._number, self._waited = reduction, number, waited
+        self._complete = False
+
+    def poll(self) -> bool:
+        """True once the reduction is complete. Any thread."""
+        self._complete = self._complete or self._reduction.complete(self._number)
+        return self._complete
+
+    test = poll
+
+    def wait(self) -> None:
+        self._waited(wait(self.poll))
