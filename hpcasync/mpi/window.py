@@ -1,12 +1,8 @@
-"""Windows over MPI: inside a node direct loads and stores on the owner's memory, which never wait for the owner.
-
-Layout of a rank's segment: ``stripes`` robust mutexes of 64 bytes, then its ``length`` elements. A push holds the mutex
-of the stripe it adds to, so pushes add up; a pull reads without locks.
-"""
+"""Windows over MPI: direct loads and stores on the owner's memory inside a node, its inbox between nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
@@ -14,12 +10,9 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from hpcasync.mpi.mutex import BYTES, Mutexes
-
-STRIPE = 1 << 18  # elements per mutex: 1 MB of float32, long enough that a lock costs nothing beside the addition
-
-
-Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
+from hpcasync.errors import UsageError
+from hpcasync.mpi.remote import Remote
+from hpcasync.mpi.segment import Bytes, Segment, segment_bytes
 
 
 def allocate(comm: MPI.Intracomm, size_bytes: int) -> tuple[MPI.Win, list[Bytes]]:
@@ -31,67 +24,91 @@ def allocate(comm: MPI.Intracomm, size_bytes: int) -> tuple[MPI.Win, list[Bytes]
     return win, [np.frombuffer(cast(memoryview, win.Shared_query(i)[0]), np.uint8) for i in range(comm.size)]
 
 
-class Segment:
-    """One rank's part of a window, as this rank sees it: a view of the owner's memory."""
-
-    def __init__(self, memory: Bytes, length: int, dtype: torch.dtype) -> None:
-        stripes = -(-length // STRIPE)
-        self.mutexes = Mutexes(memory.ctypes.data, stripes)
-        start = stripes * BYTES
-        self.elements = torch.from_numpy(memory[start : start + length * dtype.itemsize]).view(dtype)
-
-    def stripes(self, start: int, stop: int, first: int) -> Iterator[tuple[int, int, int]]:
-        """(stripe, a, b) for the pieces [a, b) of [start, stop), beginning with the ``first``-th and going round.
-
-        Ranks that push to one owner at the same time begin at different stripes, so they do not queue up.
-        """
-        numbers = range(start // STRIPE, -(-stop // STRIPE))
-        for i in range(len(numbers)):
-            stripe = numbers[(i + first) % len(numbers)]
-            yield stripe, max(start, stripe * STRIPE), min(stop, (stripe + 1) * STRIPE)
-
-
 class MPIWindow:
     """See :class:`hpcasync.world.Window`.
 
     One ``MPI_Win_allocate_shared`` per node under one passive-target epoch; the kernel's pages are touched by their
     owner first, so they lie in its NUMA domain.
+
+    Args:
+        comm: the world's ranks.
+        node_comm: the node's ranks; ``node_ranks``: their numbers in the world, in the same order.
+        connect: given this rank's segment, joins it to the other nodes; None when there are none.
+
+    Raises:
+        UsageError: by the verbs, for a rank, offset, length, dtype or layout that does not fit.
     """
 
-    def __init__(self, comm: MPI.Intracomm, ranks: Sequence[int], length: int, dtype: torch.dtype) -> None:
-        """``comm``: the node's ranks; ``ranks``: their numbers in the world, in the same order."""
-        self._first = comm.rank
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        node_comm: MPI.Intracomm,
+        node_ranks: Sequence[int],
+        length: int,
+        dtype: torch.dtype,
+        connect: Callable[[Segment], Remote] | None,
+    ) -> None:
+        self._dtype = dtype
         lengths = np.empty(comm.size, np.int64)
         comm.Allgather(np.array([length]), lengths)
-        self._win, segments = allocate(comm, -(-length // STRIPE) * BYTES + length * dtype.itemsize)
+        self._lengths: list[int] = lengths.tolist()
+        self._win, parts = allocate(node_comm, segment_bytes(length, dtype))
         self._segments = {
-            rank: Segment(memory, int(n), dtype) for rank, memory, n in zip(ranks, segments, lengths, strict=True)
+            rank: Segment(memory, self._lengths[rank], dtype, first=node_comm.rank)
+            for rank, memory in zip(node_ranks, parts, strict=True)
         }
-        mine = self._segments[ranks[comm.rank]]
+        mine = self._segments[comm.rank]
         mine.mutexes.create()
         self.local = mine.elements
         self.local.zero_()
-        comm.Barrier()
+        node_comm.Barrier()
+        self._remote = connect(mine) if connect is not None else None
+        self._freed = False
 
     def push(self, source: Tensor, rank: int, offset: int = 0) -> None:
-        segment = self._segments[rank]
-        for stripe, start, stop in segment.stripes(offset, offset + source.numel(), self._first):
-            with segment.mutexes.hold(stripe):
-                segment.elements[start:stop].add_(source[start - offset : stop - offset])
+        self._check("push", source, rank, offset)
+        if self._remote is None or rank in self._segments:
+            self._segments[rank].add(source, offset)
+        else:
+            self._remote.push(source, rank, offset)
 
     def pull(self, target: Tensor, rank: int, offset: int = 0) -> None:
-        target.copy_(self._segments[rank].elements[offset : offset + target.numel()])
+        self._check("pull", target, rank, offset)
+        if self._remote is None or rank in self._segments:
+            self._segments[rank].read(target, offset)
+        else:
+            self._remote.pull(target, rank, offset)
 
     def take(self, target: Tensor, rank: int, offset: int = 0) -> None:
-        segment = self._segments[rank]
-        for stripe, start, stop in segment.stripes(offset, offset + target.numel(), self._first):
-            with segment.mutexes.hold(stripe):
-                target[start - offset : stop - offset] = segment.elements[start:stop]
-                segment.elements[start:stop].zero_()
+        self._check("take", target, rank, offset)
+        if self._remote is None or rank in self._segments:
+            self._segments[rank].take(target, offset)
+        else:
+            self._remote.take(target, rank, offset)
 
     def flush(self) -> None:
         self._win.Sync()
+        if self._remote is not None:
+            self._remote.flush()
 
     def free(self) -> None:
+        if self._freed:
+            return
+        self._freed = True
+        if self._remote is not None:
+            self._remote.close()
         self._win.Unlock_all()
         self._win.Free()
+
+    def _check(self, verb: str, buffer: Tensor, rank: int, offset: int) -> None:
+        if not 0 <= rank < len(self._lengths):
+            raise UsageError(f"{verb}: rank {rank} is not one of 0 to {len(self._lengths) - 1}")
+        if buffer.dtype != self._dtype:
+            raise UsageError(f"{verb}: a buffer of {buffer.dtype} for a window of {self._dtype}")
+        if not buffer.is_contiguous():
+            raise UsageError(f"{verb}: a buffer of shape {tuple(buffer.shape)} is not contiguous")
+        if buffer.dim() > 1 or not 0 <= offset <= self._lengths[rank] - buffer.numel():
+            raise UsageError(
+                f"{verb}: a buffer of shape {tuple(buffer.shape)} at offset {offset} does not fit into "
+                f"rank {rank}'s part of shape ({self._lengths[rank]},)"
+            )

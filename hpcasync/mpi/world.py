@@ -12,8 +12,11 @@ from mpi4py import MPI
 from torch import Tensor
 
 from hpcasync.errors import UsageError
+from hpcasync.mpi.inbox import Inbox
 from hpcasync.mpi.progress import MPIRequest, Progress, wait, wire
 from hpcasync.mpi.reduction import NodeReduction, NodeRequest
+from hpcasync.mpi.remote import Remote
+from hpcasync.mpi.segment import Segment
 from hpcasync.mpi.window import MPIWindow, allocate
 from hpcasync.world import Node, RankFailed, Request, World
 
@@ -46,6 +49,7 @@ class MPIWorld:
         self.waited = 0.0
         self._progress = Progress()
         self._windows: list[MPIWindow] = []
+        self._inbox: Inbox | None = None
         self._reduction: NodeReduction | None = None
         self._shared: list[MPI.Win] = []
 
@@ -87,9 +91,8 @@ class MPIWorld:
         self._count_wait(wait(request.Test))
 
     def window(self, length: int, dtype: torch.dtype = torch.float32) -> MPIWindow:
-        if self.node.size != self.size:
-            raise UsageError(f"windows reach {self.node.size} of {self.size} ranks: start the ranks on one node")
-        window = MPIWindow(self._node_comm, self._node_ranks, length, dtype)
+        connect = self._connect if self.node.size < self.size else None
+        window = MPIWindow(self._comm, self._node_comm, self._node_ranks, length, dtype, connect)
         self._windows.append(window)
         return window
 
@@ -103,7 +106,9 @@ class MPIWorld:
         return memory
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        self._count_wait(wait(condition))
+        before = self.waited
+        seconds = wait(condition)
+        self.waited = before + seconds  # a condition that waits itself, as one that flushes does, counts once
 
     def computed(self, seconds: float) -> None:
         pass
@@ -116,9 +121,11 @@ class MPIWorld:
 
     def close(self) -> None:
         self.barrier()
-        self._progress.end()
         for window in self._windows:
             window.free()
+        self._progress.end()
+        if self._inbox is not None:
+            self._inbox.close()
         if self._reduction is not None:
             self._reduction.free()
         for win in self._shared:
@@ -131,6 +138,14 @@ class MPIWorld:
         if not request.poll():
             self._progress.add(request)
         return request
+
+    def _connect(self, segment: Segment) -> Remote:
+        """Let other nodes reach this rank's part of the window that is being made. Collective."""
+        if self._inbox is None:
+            others = [rank for rank in range(self.size) if rank not in self._node_ranks]
+            self._inbox = Inbox(self._comm, others)
+            self._progress.serve(self._inbox.poll)
+        return Remote(self._inbox, len(self._windows), segment, self._count_wait)
 
     def _count_wait(self, seconds: float) -> None:
         self.waited += seconds

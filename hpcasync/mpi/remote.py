@@ -1,0 +1,80 @@
+"""The parts of a window that lie on other nodes, reached through their owners' inboxes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from torch import Tensor
+
+from hpcasync.mpi.failure import deaths_as_rank_failed
+from hpcasync.mpi.inbox import HEADER, NOTHING, PAYLOAD, PULL, PUSH, REPLY, TAKE, Inbox, chunks
+from hpcasync.mpi.progress import wait
+from hpcasync.mpi.segment import Bytes, Segment
+
+
+class Remote:
+    """The other nodes' parts of window ``number``, for one rank. Constructing it is collective over the world.
+
+    Args:
+        segment: this rank's own part, which the others may reach as soon as this returns.
+        waited: told the seconds that a flush has waited.
+    """
+
+    def __init__(self, inbox: Inbox, number: int, segment: Segment, waited: Callable[[float], None]) -> None:
+        self._inbox, self._number, self._waited = inbox, number, waited
+        self._pending: deque[MPI.Request] = deque()  # each keeps its buffer alive
+        inbox.register(number, segment)
+        wait(inbox.comm.Ibarrier().Test)
+
+    def push(self, source: Tensor, rank: int, offset: int) -> None:
+        self._ask(PUSH, source, rank, offset, [NOTHING], _chunks(source))
+
+    def pull(self, target: Tensor, rank: int, offset: int) -> None:
+        self._ask(PULL, target, rank, offset, _chunks(target), [])
+
+    def take(self, target: Tensor, rank: int, offset: int) -> None:
+        self._ask(TAKE, target, rank, offset, _chunks(target), [])
+
+    def flush(self) -> None:
+        """Return when every operation has been answered."""
+        seconds = 0.0
+        with deaths_as_rank_failed():
+            while self._pending:
+                seconds += wait(self._first_complete)
+                self._pending.popleft()
+        self._waited(seconds)
+
+    def close(self) -> None:
+        """Collective. Nobody reaches this rank's part any more."""
+        self.flush()
+        wait(self._inbox.comm.Ibarrier().Test)
+        self._inbox.forget(self._number)
+
+    def _ask(
+        self, verb: int, buffer: Tensor, rank: int, offset: int, answers: Sequence[Bytes], payload: Sequence[Bytes]
+    ) -> None:
+        """Post one operation: the receives of its answers, the header, what it brings along."""
+        self._inbox.check()
+        if buffer.numel() == 0:
+            return
+        comm, header = self._inbox.comm, np.array([self._number, verb, offset, buffer.numel()], np.int64)
+        with self._inbox.asking, deaths_as_rank_failed():
+            self._pending.extend(comm.Irecv(answer, rank, REPLY) for answer in answers)
+            self._pending.append(comm.Isend(header, rank, HEADER))
+            self._pending.extend(comm.Isend(part, rank, PAYLOAD) for part in payload)
+
+    def _first_complete(self) -> bool:
+        self._inbox.poll()  # whoever waits serves: two ranks that push to each other need not wait for their threads
+        self._inbox.check()
+        return self._pending[0].Test()
+
+
+def _chunks(buffer: Tensor) -> list[Bytes]:
+    """The chunks in which ``buffer`` (m,) travels, as views of its bytes."""
+    data = buffer.detach().view(-1).view(torch.uint8).numpy()
+    size = buffer.element_size()
+    return [data[start * size : stop * size] for start, stop in chunks(0, buffer.numel(), buffer.dtype)]

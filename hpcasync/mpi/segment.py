@@ -1,0 +1,68 @@
+"""One rank's part of a window, in memory that its node shares: where it lies, and how it is changed.
+
+Layout: one robust mutex of 64 bytes per stripe, then the elements. Whoever adds to a stripe or takes from it holds its
+mutex, so additions add up and nothing is taken twice; reading takes no lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpcasync.mpi.mutex import BYTES, Mutexes
+
+STRIPE = 1 << 18  # elements per mutex: 1 MB of float32, long enough that a lock costs nothing beside the addition
+
+Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
+
+
+def segment_bytes(length: int, dtype: torch.dtype) -> int:
+    """How much memory a :class:`Segment` of ``length`` elements needs."""
+    return _stripes(length) * BYTES + length * dtype.itemsize
+
+
+class Segment:
+    """A rank's part as seen by a rank of its node: ``elements`` (n,), a view of the owner's memory.
+
+    Args:
+        memory: at least ``segment_bytes(length, dtype)`` bytes.
+        first: with which stripe to begin. Ranks that change one part at the same time begin at different stripes, so
+            they do not queue up.
+    """
+
+    def __init__(self, memory: Bytes, length: int, dtype: torch.dtype, first: int) -> None:
+        self.mutexes = Mutexes(memory.ctypes.data, _stripes(length))
+        start = _stripes(length) * BYTES
+        self.elements = torch.from_numpy(memory[start : start + length * dtype.itemsize]).view(dtype)
+        self._first = first
+
+    def add(self, source: Tensor, offset: int) -> None:
+        """Add ``source`` (m,) into elements [offset, offset + m)."""
+        for stripe, start, stop in self._pieces(offset, offset + source.numel()):
+            with self.mutexes.hold(stripe):
+                self.elements[start:stop].add_(source[start - offset : stop - offset])
+
+    def read(self, target: Tensor, offset: int) -> None:
+        """Copy elements [offset, offset + m) into ``target`` (m,)."""
+        target.copy_(self.elements[offset : offset + target.numel()])
+
+    def take(self, target: Tensor, offset: int) -> None:
+        """Copy elements [offset, offset + m) into ``target`` (m,) and leave zeros."""
+        for stripe, start, stop in self._pieces(offset, offset + target.numel()):
+            with self.mutexes.hold(stripe):
+                target[start - offset : stop - offset] = self.elements[start:stop]
+                self.elements[start:stop].zero_()
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(stripe, a, b) for the pieces [a, b) of [start, stop), from the ``first`` on and round."""
+        numbers = range(start // STRIPE, -(-stop // STRIPE))
+        for i in range(len(numbers)):
+            stripe = numbers[(i + self._first) % len(numbers)]
+            yield stripe, max(start, stripe * STRIPE), min(stop, (stripe + 1) * STRIPE)
+
+
+def _stripes(length: int) -> int:
+    return -(-length // STRIPE)
