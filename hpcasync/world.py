@@ -7,20 +7,22 @@ Rules every World keeps:
 
 * A buffer handed to :meth:`World.iallreduce`, :meth:`Window.push`, :meth:`Window.pull` or :meth:`Window.take` is the
   World's until the request is waited for, or until :meth:`Window.flush`. SimWorld fills it with NaN meanwhile.
-* Collective verbs (``allreduce``, ``iallreduce``, ``broadcast``, ``barrier``, ``window``, ``shared``) are called by
-  every rank in the same order. Everything else may be called by any rank at any time.
+* Collective verbs (``buffer``, ``allreduce``, ``iallreduce``, ``partial``, ``broadcast``, ``barrier``, ``window``,
+  ``shared``) are called by every rank in the same order. Everything else may be called by any rank at any time.
 * A verb that cannot complete because a peer has died raises :class:`RankFailed` in bounded time; it never hangs.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from hpcasync.errors import UsageError
 
 
 class WorldError(Exception):
@@ -92,6 +94,87 @@ class Window(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Quorum:
+    """Who must be ready before a round of a partial allreduce starts: ``ready`` ranks, whichever, or all there are.
+
+    With ``initiator`` the round waits for one rank besides, drawn at random. It comes at a random place in the order
+    in which the ranks become ready, so half of them or more contribute on average.
+    """
+
+    ready: int = 1
+    initiator: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Quorum:
+        """The quorum called "solo" (any one rank), "majority" (a random initiator), or a number of ranks.
+
+        Raises:
+            UsageError: something else.
+        """
+        if text == "majority":
+            return cls(initiator=True)
+        if text == "solo":
+            return cls()
+        if not (text.isascii() and text.isdigit() and int(text)):
+            raise UsageError(f"quorum={text}: it is solo, majority, or a number of ranks from 1 on")
+        return cls(int(text))
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of a partial allreduce that is complete. Every rank gets the same rounds in the same order.
+
+    Attributes:
+        messages: the sums over the ranks. They are the World's again at the next :meth:`Partial.arrived`; until then
+            their reader may overwrite them.
+        counts: (size,) int64, how many contributions of each rank are in the sums.
+    """
+
+    messages: Sequence[Tensor]
+    counts: Tensor
+
+
+class Partial(Protocol):
+    """Sums over the ranks that wait for nobody but a quorum: a rank that is not ready adds what it has, or nothing.
+
+    A rank's contributions add up until a round takes them; each is in exactly one round. A rank that has missed
+    ``bound`` rounds in a row makes the next one wait for it. Every method raises what has ended the rounds: RankFailed
+    when a peer has died.
+    """
+
+    @property
+    def pending(self) -> int:
+        """How many contributions of mine are in none of the rounds that have arrived."""
+        ...
+
+    @property
+    def has_arrived(self) -> bool:
+        """True if :meth:`arrived` has a round to give."""
+        ...
+
+    @property
+    def over(self) -> bool:
+        """True when all ranks have left, everything contributed is in a round, and I have been given all rounds."""
+        ...
+
+    def contribute(self, messages: Sequence[Tensor]) -> list[Tensor]:
+        """Hand in ``messages``. Returns at once, with messages to fill next: whatever they hold is of no use."""
+        ...
+
+    def arrived(self) -> Round | None:
+        """The next round, or None if no other is complete yet. Never blocks."""
+        ...
+
+    def leave(self) -> None:
+        """I contribute no more, and nobody waits for me; I still take part in the rounds until :attr:`over`."""
+        ...
+
+    def rejoin(self) -> None:
+        """Collective, when :attr:`over`: begin anew as if nothing had happened."""
+        ...
+
+
 class World(Protocol):
     """What a rank may ask of the others. ``waited`` is the seconds this rank has spent blocked in verbs so far."""
 
@@ -114,6 +197,14 @@ class World(Protocol):
 
     def iallreduce(self, buffer: Tensor) -> Request:
         """Begin :meth:`allreduce`; the buffer is the World's until the request's ``wait()`` returns."""
+        ...
+
+    def partial(self, like: Sequence[Tensor], quorum: Quorum, bound: int) -> Partial:
+        """Collective. Partial allreduces of messages with the lengths and dtypes of those in ``like``.
+
+        Raises:
+            UsageError: a quorum of more ranks than there are, or a negative bound.
+        """
         ...
 
     def broadcast(self, buffer: Tensor, root: int = 0) -> None:

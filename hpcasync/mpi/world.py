@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
@@ -18,7 +18,8 @@ from hpcasync.mpi.reduction import NodeReduction, NodeRequest
 from hpcasync.mpi.remote import Remote
 from hpcasync.mpi.segment import Segment
 from hpcasync.mpi.window import MPIWindow, allocate
-from hpcasync.world import Node, RankFailed, Request, World
+from hpcasync.partial import PartialRounds
+from hpcasync.world import Node, Quorum, RankFailed, Request, World
 
 _DIRECT_BYTES = 1 << 16  # below, MPI's own allreduce is faster than flags read from Python
 
@@ -28,12 +29,13 @@ class MPIWorld:
 
     Args:
         comm: whose ranks; MPI's world unless given. It is duplicated, so the caller's messages stay apart.
+        progress: the thread of the World whose channel this one is (see :meth:`partial`); one of its own unless given.
 
     Raises:
         UsageError: the MPI library does not grant THREAD_MULTIPLE, which the progress thread needs.
     """
 
-    def __init__(self, comm: MPI.Intracomm | None = None) -> None:
+    def __init__(self, comm: MPI.Intracomm | None = None, progress: Progress | None = None) -> None:
         if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
             raise UsageError(
                 f"{MPI.Get_library_version().split(',')[0]} grants no THREAD_MULTIPLE (it grants level "
@@ -47,11 +49,12 @@ class MPIWorld:
         self._node_ranks = [int(rank) for rank in members]
         self.node = Node(self._node_comm.rank, self._node_comm.size, self._node_ranks[0])
         self.waited = 0.0
-        self._progress = Progress()
+        self._progress = progress or Progress()
         self._windows: list[MPIWindow] = []
         self._inbox: Inbox | None = None
         self._reduction: NodeReduction | None = None
         self._shared: list[MPI.Win] = []
+        self._channels: list[tuple[MPIWorld, PartialRounds]] = []
 
     @property
     def library(self) -> str:
@@ -82,6 +85,14 @@ class MPIWorld:
         travelling = wire(buffer)
         request = self._comm.Iallreduce(MPI.IN_PLACE, travelling.numpy(), MPI.SUM)
         return self._begin(MPIRequest(request, buffer, travelling, self._count_wait))
+
+    def partial(self, like: Sequence[Tensor], quorum: Quorum, bound: int) -> PartialRounds:
+        channel = MPIWorld(self._comm, self._progress)
+        rounds = PartialRounds(channel, like, quorum, bound, PartialRounds.poll)
+        rounds.open()
+        self._channels.append((channel, rounds))
+        self._progress.serve(rounds.poll)
+        return rounds
 
     def broadcast(self, buffer: Tensor, root: int = 0) -> None:
         self._comm.Bcast(buffer.detach().view(-1).view(torch.uint8).numpy(), root)
@@ -121,9 +132,17 @@ class MPIWorld:
 
     def close(self) -> None:
         self.barrier()
-        for window in self._windows:
-            window.free()
+        for _, rounds in self._channels:
+            rounds.close()
+        worlds = [self, *(channel for channel, _ in self._channels)]
+        for world in worlds:
+            for window in world._windows:
+                window.free()
         self._progress.end()
+        for world in worlds:
+            world._free()
+
+    def _free(self) -> None:
         if self._inbox is not None:
             self._inbox.close()
         if self._reduction is not None:

@@ -60,6 +60,8 @@ class Watch:
 class Rank:
     """One simulated rank: its greenlet, its random numbers, its counters, and what it is doing."""
 
+    is_agent = False
+
     def __init__(self, simulation: Simulation, number: int) -> None:
         self.simulation, self.number = simulation, number
         self.rng = np.random.default_rng([simulation.seed, number])
@@ -75,6 +77,7 @@ class Rank:
         self.loans = Loans()
         self.watched: dict[Source, None] = {}  # memory of its own that others watch; only it can write there unseen
         self.on_detection: list[Callable[[], None]] = []
+        self.agents: list[Rank] = []  # see hpcasync.sim.agent
         self._waiting = False
         self._waits_for: Callable[[], str] = str
         self._link_free = 0.0
@@ -102,8 +105,11 @@ class Rank:
         """The time at which a message that leaves now arrives. Messages of one rank leave one after another."""
         simulation = self.simulation
         self._link_free = max(self._link_free, simulation.time) + simulation.beta * size_bytes
-        self.sent_bytes += size_bytes
+        self.count_sent(size_bytes)
         return self._link_free + simulation.alpha
+
+    def count_sent(self, size_bytes: int) -> None:
+        self.sent_bytes += size_bytes
 
     def sleep(self, seconds: float) -> None:
         """Let the others run for ``seconds``. Nothing wakes this rank earlier."""
@@ -134,9 +140,17 @@ class Rank:
         """Die now, wherever this rank stands. The survivors hear of it DETECTION_SECONDS later."""
         if self.greenlet.dead:
             return
-        self.dead = True
-        self.simulation.at(self.simulation.time + DETECTION_SECONDS, self._detected)
+        self._perish()
+        for agent in self.agents:
+            agent._perish()
+            agent.fate = GreenletExit()  # whatever it may still do at this moment
+            self.simulation.at(self.simulation.time, agent.stop)
         self.end(GreenletExit())
+
+    def stop(self) -> None:
+        """Hub only: unwind, if this rank has begun and not come to its end."""
+        if self.greenlet is not None and not self.greenlet.dead:
+            self.end(GreenletExit())
 
     def end(self, fate: BaseException) -> None:
         """Raise ``fate`` where this rank stands, and again from every verb it calls while it unwinds."""
@@ -155,6 +169,10 @@ class Rank:
     def plea(self) -> str | None:
         """What this rank waits for, in words; None if it does not wait."""
         return f"{self} waits in {self._waits_for()}" if self._waiting else None
+
+    def _perish(self) -> None:
+        self.dead = True
+        self.simulation.at(self.simulation.time + DETECTION_SECONDS, self._detected)
 
     def _detected(self) -> None:
         for tell in self.on_detection:
@@ -211,7 +229,7 @@ class Simulation:
     def came_back(self, rank: Rank) -> None:
         for source in tuple(rank.watched):
             source.check()
-        if rank.greenlet.dead:
+        if rank.greenlet.dead and not rank.is_agent:
             self._running -= 1
             self.stir()
 
@@ -224,7 +242,7 @@ class Simulation:
         """
         self.hub = getcurrent()
         for rank, main in zip(self.ranks, mains, strict=True):
-            rank.greenlet = greenlet(partial(self._live, rank, main))
+            rank.greenlet = greenlet(partial(self.live, rank, main))
             self.at(0.0, rank.resume)
         with torch.inference_mode(False):  # ranks begin in the default modes, whatever the caller's
             try:
@@ -232,8 +250,8 @@ class Simulation:
                     self._next()
             finally:
                 for rank in self.ranks:
-                    if not rank.greenlet.dead:
-                        rank.end(GreenletExit())
+                    for each in (rank, *rank.agents):
+                        each.stop()
         return [rank.result for rank in self.ranks]
 
     def _next(self) -> None:
@@ -244,7 +262,7 @@ class Simulation:
         if self._failure is not None:
             raise self._failure
 
-    def _live(self, rank: Rank, main: Callable[[], Any]) -> None:
+    def live(self, rank: Rank, main: Callable[[], Any]) -> None:
         with torch.inference_mode(False):  # a rank that ends inside no_grad() leaves the thread as it was
             try:
                 result = main()

@@ -48,6 +48,10 @@ class Group:
         for index, rank in enumerate(ranks):
             rank.on_detection.append(partial(self._lose, index))
 
+    def beside(self, agents: Sequence[Rank]) -> Group:
+        """A group of its own for what works beside this one's ranks."""
+        return Group(self.simulation, agents, self._ranks_per_node)
+
     @property
     def latency(self) -> float:
         """Seconds until a word from every rank can have reached every rank: alpha · ceil(log2 n)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from hpcasync.errors import UsageError
+from hpcasync.partial import PartialRounds
+from hpcasync.sim.agent import Agent
 from hpcasync.sim.buffers import check_buffer, hide
 from hpcasync.sim.events import Rank, Watch
 from hpcasync.sim.group import Collective, Group
 from hpcasync.sim.window import Part, SimWindow
-from hpcasync.world import WorldError
+from hpcasync.world import Quorum, WorldError
 
 _POLL_SECONDS = 1e-3  # how often a condition that reads the clock is looked at
 _HALF = (torch.float16, torch.bfloat16)
@@ -63,9 +65,9 @@ class SimWorld:
         broadcast               alpha · ceil(log2 n) + beta · bytes          (n > 1)
         every other             alpha · ceil(log2 n)
 
-    Sums are taken in the order of the ranks. Only ``allreduce``, ``wait``, ``broadcast``, ``barrier``, ``window``,
-    ``shared``, ``wait_until``, ``computed``, ``flush``, ``free``, ``shrink`` and ``close`` let other ranks run; the
-    other verbs may be called inside ``backward()``.
+    Sums are taken in the order of the ranks. Only ``allreduce``, ``wait``, ``partial``, ``broadcast``, ``barrier``,
+    ``window``, ``shared``, ``wait_until``, ``computed``, ``flush``, ``free``, ``shrink`` and ``close`` let other ranks
+    run; the other verbs may be called inside ``backward()``.
     """
 
     def __init__(self, group: Group, index: int) -> None:
@@ -92,6 +94,15 @@ class SimWorld:
         self._enter()
         return self._reduce(buffer)
 
+    def partial(self, like: Sequence[Tensor], quorum: Quorum, bound: int) -> PartialRounds:
+        self._enter()
+        verb = f"partial of {', '.join(map(_describe, like))} with {quorum} and bound {bound}"
+        agent = Agent(self._me)
+        channel = SimWorld(self._collective(verb, agent, self._group.beside), self.rank)
+        rounds = PartialRounds(channel, like, quorum, bound, lambda _: agent.wake())
+        agent.start(rounds, channel)
+        return rounds
+
     def broadcast(self, buffer: Tensor, root: int = 0) -> None:
         self._enter()
         if not 0 <= root < self.size:
@@ -102,7 +113,7 @@ class SimWorld:
         seconds = self._me.simulation.beta * buffer.nbytes if self.size > 1 else 0.0
         value = self._collective(verb, mine, lambda values: values[root], seconds)
         buffer.data.copy_(value)
-        self._me.sent_bytes += buffer.nbytes * (self.size - 1) // self.size
+        self._me.count_sent(buffer.nbytes * (self.size - 1) // self.size)
 
     def barrier(self) -> None:
         self._enter()
@@ -198,7 +209,7 @@ class SimWorld:
         passed_on_bytes = 2 * buffer.nbytes * (self.size - 1) / self.size
         seconds = self._group.latency + self._me.simulation.beta * passed_on_bytes
         collective = self._group.join(self.rank, f"allreduce of {_describe(buffer)}", hide(buffer), _sum, seconds)
-        self._me.sent_bytes += int(passed_on_bytes)
+        self._me.count_sent(int(passed_on_bytes))
         return SimRequest(self._group, self.rank, collective, buffer)
 
     def _holds(self, condition: Callable[[], bool], watch: Watch) -> bool:

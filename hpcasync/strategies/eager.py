@@ -1,0 +1,94 @@
+"""Partial allreduce: a step hands in its gradient and goes on; whoever is ready is in the next mean."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hpcasync.replica import Replica
+from hpcasync.strategies.strategy import Strategy
+from hpcasync.world import Quorum, Round, World
+
+
+class Eager(Strategy):
+    """Eager-SGD that never waits for a slow rank, as long as that rank misses at most ``bound`` rounds in a row.
+
+        x_{R+1} = x_R - gamma · (Σ_r G_r) / (Σ_r c_r)
+
+    where G_r is the sum of the c_r gradients that rank r has computed and that no earlier round took; c_r may be 0. All
+    ranks apply the same rounds in the same order, each when it comes to the end of a step, so replicas cannot drift. A
+    gradient is used exactly once, and at most bound + 1 rounds are applied between the one it was computed after and
+    its own. ``bound=0`` is synchronous SGD.
+
+    Li et al., "Taming Unbalanced Training Workloads in Deep Learning with Partial Collective Operations", PPoPP 2020
+    (https://arxiv.org/abs/1908.04207). There a rank that is ready waits for the round to start; here it computes on,
+    up to ``bound`` steps ahead of what rounds have taken. Staleness that is bounded by waiting for the rank that is
+    behind stands in for the allreduce of everyone every tau steps of Li et al., "Breaking (Global) Barriers in Parallel
+    Stochastic Optimization with Wait-Avoiding Group Averaging", 2020 (WAGMA-SGD, https://arxiv.org/abs/2005.00124).
+
+    Args:
+        quorum: who starts a round: "solo", the first rank that is ready; "majority", a rank drawn at random, so that
+            half of the ranks or more are ready on average; a number, that many ranks.
+        bound: rounds in a row that may go on without a rank; steps that a rank may have ahead of the rounds.
+
+    Raises:
+        UsageError: a quorum that is none of these or larger than the world, or a negative bound.
+    """
+
+    def __init__(
+        self, replica: Replica, world: World, optimizer: torch.optim.Optimizer, quorum: str = "majority", bound: int = 8
+    ) -> None:
+        parsed = Quorum.parse(quorum)
+        super().__init__(replica, world, optimizer)
+        self._rounds = world.partial([pair.message for pair in replica.pairs], parsed, bound)
+        self.bound = bound if world.size > 1 else 0  # a rank alone has nobody to run ahead of
+        self._applied = 0
+        self._read: deque[int] = deque()  # rounds applied before each of my pending gradients was computed
+        world.barrier()
+
+    def step(self) -> None:
+        self.replica.adopt_strays()
+        self._read.append(self._applied)
+        self.replica.recycle(self._rounds.contribute(self.replica.renew_grads()))
+        self.world.wait_until(self._near)
+        self._apply_arrived()
+
+    def drain(self) -> None:
+        self._rounds.leave()
+        while not self._rounds.over:
+            self.world.wait_until(self._stirs)
+            self._apply_arrived()
+
+    def state_dict(self) -> dict[str, Any]:
+        self._settle()
+        return super().state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._settle()
+        super().load_state_dict(state)
+
+    def _settle(self) -> None:
+        """Collective. Have every gradient applied; then the parameters and the optimizer are all there is to keep."""
+        self.drain()
+        self._rounds.rejoin()
+
+    def _near(self) -> bool:
+        return self._rounds.pending <= self.bound
+
+    def _stirs(self) -> bool:
+        return self._rounds.has_arrived or self._rounds.over
+
+    def _apply_arrived(self) -> None:
+        while (arrived := self._rounds.arrived()) is not None:
+            self._apply(arrived)
+
+    def _apply(self, arrived: Round) -> None:
+        messages = arrived.messages
+        messages[0][-1] = arrived.counts.sum()  # counted in integers: a half type holds few of them exactly
+        self.replica.apply_mean(self.optimizer, messages)
+        for _ in range(int(arrived.counts[self.world.rank])):
+            self.staleness.record(self._applied - self._read.popleft())
+        self._applied += 1
