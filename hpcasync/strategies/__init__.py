@@ -12,8 +12,12 @@ import torch
 
 from hpcasync.errors import UsageError
 from hpcasync.replica import Replica
+from hpcasync.strategies.as_ready import AsReady
 from hpcasync.strategies.downpour import Downpour
+from hpcasync.strategies.eager import Eager
 from hpcasync.strategies.hogwild import Hogwild
+from hpcasync.strategies.in_backward import InBackward
+from hpcasync.strategies.hogwild_nodes import HogwildNodes
 from hpcasync.strategies.stale import Stale
 from hpcasync.strategies.strategy import Strategy
 from hpcasync.strategies.sync import Sync
@@ -39,7 +43,12 @@ class Entry:
 STRATEGIES: dict[str, Entry] = {
     "sync": Entry(Sync, "every step waits for every rank"),
     "stale": Entry(Stale, "pipelined allreduce: the gradients of the last `bound` steps are in flight"),
+    "eager": Entry(Eager, "partial allreduce: the mean of whoever is ready; nobody waits, up to `bound` rounds"),
+    "solo": Entry(Eager, "eager whose rounds start as soon as any one rank is ready", {"quorum": "solo"}),
+    "as_ready": Entry(AsReady, "sync whose gradients are reduced inside backward(), bucket by bucket"),
+    "in_backward": Entry(InBackward, "sync that updates inside backward() and keeps one bucket of gradient"),
     "hogwild": Entry(Hogwild, "one memory per node, updated by all its ranks without locks"),
+    "hogwild_nodes": Entry(HogwildNodes, "hogwild inside a node, pipelined sums of the nodes' changes between them"),
     "downpour": Entry(Downpour, "parameters sharded over the ranks' windows, pushed to and pulled from"),
     "ssp": Entry(Downpour, "downpour whose slowest rank is at most `bound` steps behind", {"bound": 4}),
 }
