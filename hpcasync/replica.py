@@ -16,13 +16,14 @@ What the corners mean:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hpcasync.errors import UsageError
 
@@ -117,12 +118,25 @@ class Pair(Flat):
         """Take back a message that :meth:`renew_grads` gave away."""
         self._spare.append(message.zero_())
 
-    def adopt_strays(self) -> None:
-        """Bring home gradients that left the buffer, for example after ``model.zero_grad()``, which forgets them."""
-        for tensor, view in zip(self.tensors, self._views[self.message.data_ptr()], strict=True):
+    def adopt_strays(self, first: int = 0, stop: int | None = None) -> None:
+        """Bring home gradients that left the buffer, for example after ``model.zero_grad()``, which forgets them.
+
+        Only those of tensors [first, stop), if given.
+        """
+        views = self._views[self.message.data_ptr()]
+        for tensor, view in zip(self.tensors[first:stop], views[first:stop], strict=True):
             if tensor.grad is not view:
                 view.zero_() if tensor.grad is None else view.copy_(tensor.grad)
                 tensor.grad = view
+
+    def forget_grads(self) -> None:
+        """Have no gradient buffer: ``p.grad`` is None until backward() makes one, and the caller takes it away."""
+        for tensor in self.tensors:
+            tensor.grad = None
+        self.flat.grad = None
+        self._spare.clear()
+        self._views.clear()
+        self.message = self.memory.new_zeros(1)  # a count, and no gradient
 
     def _empty_message(self) -> Tensor:
         return self.memory.new_zeros(self.memory.numel() + 1)
@@ -155,6 +169,7 @@ class Replica:
         self.buffers = [Flat(group) for group in _by_dtype(buffers)]
         self.constants: list[Tensor] = [p for p in model.parameters() if not p.requires_grad]
         self.constants += [b for b in model.buffers() if not b.is_floating_point()]
+        self._hooks: list[RemovableHandle] = []
         self.dtype = reduce(torch.promote_types, (flat.memory.dtype for flat in (*self.pairs, *self.buffers)))
 
     @property
@@ -180,6 +195,19 @@ class Replica:
     def parameters(self) -> list[nn.Parameter]:
         """What the optimizer gets: ``torch.optim.SGD(replica.parameters(), lr, fused=True)``."""
         return [pair.flat for pair in self.pairs]
+
+    def watch_grads(self, ready: Callable[[Tensor], None]) -> None:
+        """Have ``ready(p)`` called inside backward() whenever a parameter's gradient is complete, once per backward().
+
+        It takes the place of an earlier ``ready``.
+        """
+        for hook in self._hooks:
+            hook.remove()
+        tensors = (tensor for pair in self.pairs for tensor in pair.tensors)
+        self._hooks = [
+            tensor.register_post_accumulate_grad_hook(ready)  # type: ignore[no-untyped-call]
+            for tensor in tensors
+        ]
 
     def adopt_strays(self) -> None:
         """Bring home every gradient that left the flat buffers."""

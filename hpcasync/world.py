@@ -187,6 +187,14 @@ class World(Protocol):
     @property
     def waited(self) -> float: ...
 
+    @property
+    def can_wait_in_backward(self) -> bool:
+        """True if verbs that wait may be called in a hook of backward().
+
+        Several simulated ranks cannot: they share a thread, and autograd keeps one queue of work per thread.
+        """
+        ...
+
     def buffer(self, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Collective. (length,) zeros in memory that :meth:`allreduce` and :meth:`iallreduce` are fastest with."""
         ...

@@ -2,8 +2,8 @@
 
 Numbered phases of reduction k:
 
-1. every rank writes which of its buffers takes part, then ``posted`` = k + 1;
-2. a rank that sees all posted adds up its slice [start, stop) of all ranks' buffers, in the order of the ranks, writes
+1. every rank writes which span of which of its buffers takes part, then ``posted`` = k + 1;
+2. a rank that sees all posted adds up its slice of that span of all ranks' buffers, in the order of the ranks, writes
    the sum back into all of them, then ``done`` = k + 1;
 3. a rank that sees all done owns its buffer again: it holds the whole sum.
 
@@ -27,7 +27,8 @@ from hpcasync.world import split
 
 _DEPTH = 64  # reductions in flight at most; a further one waits for the oldest
 _BLOCK = 1 << 16  # elements added up at a time: 256 kB of float32 stay in a core's cache
-_POSTED, _DONE, _BUFFER = 0, 1, 2  # columns of the flags: one row per rank, which it alone writes
+_POSTED, _DONE, _SPANS = 0, 1, 2  # columns of the flags: one row per rank, which it alone writes
+_ROW = _SPANS + 3 * _DEPTH  # of every reduction in flight: buffer, start, stop
 
 
 class NodeReduction:
@@ -41,36 +42,37 @@ class NodeReduction:
     def __init__(self, comm: MPI.Intracomm, waited: Callable[[float], None]) -> None:
         self._comm, self._waited = comm, waited
         self._wins: list[MPI.Win] = []
-        flags = self._allocate(comm.size * (_BUFFER + _DEPTH) * 8 if comm.rank == 0 else 0)[0]
-        self._flags = flags[: comm.size * (_BUFFER + _DEPTH) * 8].view(np.int64).reshape(comm.size, -1)
+        flags = self._allocate(comm.size * _ROW * 8 if comm.rank == 0 else 0)[0]
+        self._flags = flags[: comm.size * _ROW * 8].view(np.int64).reshape(comm.size, _ROW)
         self._flags[comm.rank] = 0
         self._mine = self._flags[comm.rank]
         self._buffers: list[list[Tensor]] = []  # [buffer][rank]
-        self._indices: dict[int, int] = {}  # address of my part -> buffer
+        self._indices: dict[int, int] = {}  # address of my part's storage -> buffer
         self._sums: dict[torch.dtype, Tensor] = {}
         self._lock = threading.Lock()
         comm.Barrier()
 
     def buffer(self, length: int, dtype: torch.dtype) -> Tensor:
-        """Collective. (length,) zeros that :meth:`iallreduce` takes."""
+        """Collective. (length,) zeros of which :meth:`iallreduce` takes all or any span."""
         parts = self._allocate(max(length, 1) * dtype.itemsize)
         tensors = [torch.from_numpy(part[: length * dtype.itemsize]).view(dtype) for part in parts]
         mine = tensors[self._comm.rank].zero_()
-        self._indices[mine.data_ptr()] = len(self._buffers)
+        self._indices[mine.untyped_storage().data_ptr()] = len(self._buffers)
         self._buffers.append(tensors)
         self._comm.Barrier()
         return mine
 
     def owns(self, tensor: Tensor) -> bool:
-        """True if ``tensor`` is a whole buffer of :meth:`buffer`."""
-        index = self._indices.get(tensor.data_ptr())
-        return index is not None and self._buffers[index][self._comm.rank].numel() == tensor.numel()
+        """True if ``tensor`` is a buffer of :meth:`buffer` or a span of one."""
+        index = self._indices.get(tensor.untyped_storage().data_ptr())
+        return index is not None and tensor.dtype == self._buffers[index][0].dtype and tensor.is_contiguous()
 
     def iallreduce(self, tensor: Tensor) -> NodeRequest:
-        """Begin the sum over the node's ranks of a buffer that :meth:`owns`."""
+        """Begin the sum over the node's ranks of a tensor that :meth:`owns`: the same span on all ranks."""
         number = int(self._mine[_POSTED])
         self._waited(wait(lambda: self.complete(number - _DEPTH)))
-        self._mine[_BUFFER + number % _DEPTH] = self._indices[tensor.data_ptr()]
+        index, start = self._indices[tensor.untyped_storage().data_ptr()], tensor.storage_offset()
+        self._mine[_columns(number)] = index, start, start + tensor.numel()
         self._wins[0].Sync()  # what is written above is seen before what is written below
         self._mine[_POSTED] = number + 1
         return NodeRequest(self, number, self._waited)
@@ -97,13 +99,15 @@ class NodeReduction:
         return parts
 
     def _reduce(self, number: int) -> None:
-        """Phase 2: add up my slice of the ranks' buffers and write it back into each."""
-        indices = self._flags[:, _BUFFER + number % _DEPTH]
-        buffers = [self._buffers[int(index)][rank] for rank, index in enumerate(indices)]
-        start, stop = split(buffers[0].numel(), self._comm.size)[self._comm.rank]
-        total = self._sum_in(buffers[0].dtype)
+        """Phase 2: add up my slice of the ranks' spans and write it back into each."""
+        if self._comm.size == 1:
+            return
+        posted = self._flags[:, _columns(number)].tolist()
+        spans = [self._buffers[index][rank][start:stop] for rank, (index, start, stop) in enumerate(posted)]
+        start, stop = split(spans[0].numel(), self._comm.size)[self._comm.rank]
+        total = self._sum_in(spans[0].dtype)
         for a in range(start, stop, _BLOCK):
-            parts = [buffer[a : min(a + _BLOCK, stop)] for buffer in buffers]
+            parts = [span[a : min(a + _BLOCK, stop)] for span in spans]
             block = total[: parts[0].numel()].copy_(parts[0])
             for part in parts[1:]:
                 block.add_(part)
@@ -114,6 +118,12 @@ class NodeReduction:
         """Where a block is added up: in float32 for half types."""
         wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
         return self._sums.setdefault(wide, torch.empty(_BLOCK, dtype=wide))
+
+
+def _columns(number: int) -> slice:
+    """Where a rank's row of the flags says what takes part in reduction ``number``."""
+    first = _SPANS + 3 * (number % _DEPTH)
+    return slice(first, first + 3)
 
 
 class NodeRequest:

@@ -57,6 +57,10 @@ class MPIWorld:
         self._channels: list[tuple[MPIWorld, PartialRounds]] = []
 
     @property
+    def can_wait_in_backward(self) -> bool:
+        return True
+
+    @property
     def library(self) -> str:
         """The MPI library's name and version, for example "Open MPI v5.0.11"."""
         return MPI.Get_library_version().splitlines()[0].split(",")[0].strip()

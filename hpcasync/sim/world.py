@@ -82,6 +82,10 @@ class SimWorld:
         return self._me.waited
 
     @property
+    def can_wait_in_backward(self) -> bool:
+        return self.size == 1
+
+    @property
     def sent_bytes(self) -> int:
         """What this rank has sent: pushes, answers to pulls and takes, and its share of the collectives."""
         return self._me.sent_bytes
