@@ -121,8 +121,13 @@ class MPIWorld:
         return memory
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
+        def look() -> bool:
+            for _, rounds in self._channels:
+                rounds.poll()
+            return condition()
+
         before = self.waited
-        seconds = wait(condition)
+        seconds = wait(look)
         self.waited = before + seconds  # a condition that waits itself, as one that flushes does, counts once
 
     def computed(self, seconds: float) -> None:
