@@ -22,7 +22,7 @@ from mpi4py import MPI
 from torch import Tensor
 
 from hpcasync.mpi.failure import rank_failed
-from hpcasync.mpi.progress import wait
+from hpcasync.mpi.progress import look, wait
 from hpcasync.mpi.segment import Bytes, Segment
 
 HEADER, PAYLOAD, REPLY = 1, 2, 3  # tags
@@ -72,7 +72,7 @@ class Inbox:
         if self._error is not None or not self._turn.acquire(blocking=False):
             return False
         try:
-            ready = MPI.Request.Testsome(self._awaited) or []
+            ready = look(self._arrived) if self._serving else self._arrived()
             for index in ready:
                 self._awaited[index] = next(self._services[index])
             while self._queue and self._lanes:
@@ -97,6 +97,9 @@ class Inbox:
             request.Cancel()
             request.Wait()
         self.comm.Free()
+
+    def _arrived(self) -> list[int]:
+        return MPI.Request.Testsome(self._awaited) or []
 
     def _idle(self) -> bool:
         self.poll()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hpcasync.mpi.failure import deaths_as_rank_failed
 from hpcasync.mpi.inbox import HEADER, NOTHING, PAYLOAD, PULL, PUSH, REPLY, TAKE, Inbox, chunks
-from hpcasync.mpi.progress import wait
+from hpcasync.mpi.progress import look, wait
 from hpcasync.mpi.segment import Bytes, Segment
 
 
@@ -70,7 +70,7 @@ class Remote:
     def _first_complete(self) -> bool:
         self._inbox.poll()  # whoever waits serves: two ranks that push to each other need not wait for their threads
         self._inbox.check()
-        return self._pending[0].Test()
+        return look(self._pending[0].Test)
 
 
 def _chunks(buffer: Tensor) -> list[Bytes]:
