@@ -231,6 +231,10 @@ class World(Protocol):
         """Collective. One (length,) vector of zeros per node, the same memory for all of its ranks."""
         ...
 
+    def leaders(self) -> World | None:
+        """Collective. The World of the nodes' first ranks, on those; None on the others."""
+        ...
+
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Return when ``condition()`` is true; the peers' requests make progress meanwhile."""
         ...

@@ -55,6 +55,7 @@ class MPIWorld:
         self._reduction: NodeReduction | None = None
         self._shared: list[MPI.Win] = []
         self._channels: list[tuple[MPIWorld, PartialRounds]] = []
+        self._beside: list[MPIWorld] = []  # leaders' Worlds: their ranks are some of mine
 
     @property
     def can_wait_in_backward(self) -> bool:
@@ -75,6 +76,9 @@ class MPIWorld:
     def allreduce(self, buffer: Tensor) -> None:
         if self._reduction is not None and self._reduction.owns(buffer):
             self._reduction.iallreduce(buffer).wait()
+            return
+        if self.node.size < self.size:  # a blocking call would spin on the core for as long as the wire takes
+            self.iallreduce(buffer).wait()
             return
         travelling = wire(buffer)
         started = self.now()
@@ -120,6 +124,15 @@ class MPIWorld:
         self._node_comm.Barrier()
         return memory
 
+    def leaders(self) -> MPIWorld | None:
+        comm = self._comm.Split(0 if self.node.rank == 0 else MPI.UNDEFINED)
+        if comm == MPI.COMM_NULL:
+            return None
+        world = MPIWorld(cast(MPI.Intracomm, comm), self._progress)
+        comm.Free()
+        self._beside.append(world)
+        return world
+
     def wait_until(self, condition: Callable[[], bool]) -> None:
         def look() -> bool:
             for _, rounds in self._channels:
@@ -143,7 +156,7 @@ class MPIWorld:
         self.barrier()
         for _, rounds in self._channels:
             rounds.close()
-        worlds = [self, *(channel for channel, _ in self._channels)]
+        worlds = [self, *(channel for channel, _ in self._channels), *self._beside]
         for world in worlds:
             for window in world._windows:
                 window.free()

@@ -139,6 +139,13 @@ class SimWorld:
         memories: list[Tensor] = self._collective(f"shared of {length} {dtype}", mine, list)
         return memories[self.node.leader]
 
+    def leaders(self) -> SimWorld | None:
+        self._enter()
+        first = sorted({node.leader for node in self._group.nodes})
+        ranks = [self._group.ranks[index] for index in first]
+        group = self._collective("leaders", None, lambda _: self._group.beside(ranks))
+        return SimWorld(group, first.index(self.rank)) if self.node.rank == 0 else None
+
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Return when ``condition()`` is true.
 

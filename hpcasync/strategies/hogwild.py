@@ -36,9 +36,7 @@ class Hogwild(Strategy):
                 "choose downpour, or start the ranks on one node"
             )
         super().__init__(replica, world, optimizer)
-        self._board = world.shared(world.size, torch.int64)  # each rank's number of updates; only it writes its element
         self._share()
-        self._read = 0
 
     def step(self) -> None:
         self.replica.adopt_strays()
@@ -57,10 +55,12 @@ class Hogwild(Strategy):
         self._read = int(self._board.sum())
 
     def _share(self) -> None:
-        """Move the parameters of all replicas into one memory."""
+        """Move the parameters of a node's replicas into one memory, and count its updates in another."""
+        self._board = self.world.shared(self.world.size, torch.int64)  # a rank writes its own element only
+        self._read: int = 0
         for pair in self.replica.pairs:
             memory = self.world.shared(pair.params.numel(), pair.params.dtype)
-            if self.world.rank == 0:
+            if self.world.node.rank == 0:
                 memory.copy_(pair.params)
             self.world.barrier()
             pair.rebase(memory)
