@@ -91,6 +91,13 @@ def report(words: Sequence[str]) -> int:
     return 0
 
 
+def bench(words: Sequence[str]) -> int:
+    """Measure strategies and verbs, beside Horovod and DDP if wanted, and leave table, plot and raw data behind."""
+    from hpcasync.bench import bench as measure  # PyTorch takes a second to import
+
+    return measure(words)
+
+
 def _launch_command(program: Sequence[str], ranks: int | None) -> list[str]:
     cores = environment.cores()
     ranks = ranks or cores
@@ -147,6 +154,7 @@ class Verb:
 VERBS = {
     "run": Verb(run, "hpcasync run -n 4 --slow 3:4 jobs/image_classification.py --strategy downpour pull=4 bound=8"),
     "report": Verb(report, "hpcasync report results/ --output report.html"),
+    "bench": Verb(bench, "hpcasync bench straggler --ranks 4 --peers horovod,ddp"),
 }
 
 

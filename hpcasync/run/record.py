@@ -78,7 +78,7 @@ def mark_failed(folder: Path, rank: int, error: str, traceback: str) -> bool:
     return True
 
 
-def write_json(path: Path, entries: dict[str, Any]) -> None:
+def write_json(path: Path, entries: dict[str, Any] | list[Any]) -> None:
     """Replace ``path`` atomically: a reader sees the old content or the new, also after a crash."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w") as file:

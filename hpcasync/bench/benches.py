@@ -1,0 +1,186 @@
+"""The four benches: what each of them launches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from tyro.conf import arg
+
+from hpcasync.bench import training, verbs
+from hpcasync.bench.launches import Launch
+from hpcasync.bench.options import Options, counts, names, ranks
+from hpcasync.bench.training import LOCKSTEP, NONE
+from hpcasync.errors import UsageError
+
+STEP_SECONDS = 0.02
+SLOW_FACTOR = 4.0
+QUICK_SHARE = 0.1  # of the time that is measured otherwise
+
+# Exponential step times vary as much as they last, so they are measured for longer.
+STRAGGLER_CASES: dict[str, dict[str, Any]] = {
+    "sleep": {"workload": "mlp 1 M", "slow_factor": SLOW_FACTOR, "step_seconds": STEP_SECONDS, "seconds": 4.0},
+    "cnn": {"workload": "cnn 1 M", "slow_factor": SLOW_FACTOR, "step_seconds": STEP_SECONDS, "seconds": 4.0},
+    "jitter": {"workload": "mlp 1 M", "jitter": "exponential", "step_seconds": STEP_SECONDS, "seconds": 8.0},
+    "compute": {
+        "workload": "cnn 1 M, 64 samples",
+        "slow_factor": SLOW_FACTOR,
+        "computed": True,
+        "seconds": 8.0,
+    },
+}
+
+
+@dataclass(kw_only=True)
+class Training(Options):
+    """Options of the benches that train."""
+
+    references: ClassVar = dict.fromkeys((NONE, LOCKSTEP, "horovod", "ddp"), training.METRIC)
+
+    def training(self, size: int, case: str, seconds: float, **settings: Any) -> list[Launch]:
+        """One launch per subject: no exchange at all, the strategies, the peers."""
+        seconds = seconds * (QUICK_SHARE if self.quick else 1)
+        warmup_seconds = seconds / 4
+        peers = self.chosen_peers()
+        return [
+            Launch(
+                case=case,
+                subject=subject,
+                metric=training.METRIC,
+                unit=training.UNIT,
+                measure="training",
+                ranks=size,
+                options={
+                    "case": case,
+                    "subject": subject,
+                    "seconds": seconds,
+                    "warmup_seconds": warmup_seconds,
+                    **settings,
+                },
+                seconds=warmup_seconds + seconds,
+                peer=subject in peers,
+            )
+            for subject in (NONE, *self.chosen_strategies(), *peers)
+        ]
+
+
+@dataclass(kw_only=True)
+class Straggler(Training):
+    """Options of bench straggler."""
+
+    name: ClassVar = "straggler"
+    example: ClassVar = "hpcasync bench straggler --ranks 4 --peers horovod,ddp"
+    default_strategies: ClassVar = ("eager bound=8", "downpour", "hogwild", "sync", "stale")
+
+    ranks: Annotated[int, arg(metavar="N")] = 4
+    """How many ranks; the last one is four times slower."""
+    cases: Annotated[str, arg(metavar="NAME,...")] = ",".join(STRAGGLER_CASES)
+    """sleep, cnn: steps of 20 ms, mostly slept; jitter: of exponential length; compute: computed four times."""
+
+    def launches(self) -> list[Launch]:
+        """How much of the ranks' speed is left when one of them is four times slower, or all are now and then?
+
+        Subject `none` exchanges nothing: the ideal sum of speeds. Subject `lockstep` is computed from it: ranks that
+        all wait for the slowest in every step."""
+        cases = names("--cases", self.cases, list(STRAGGLER_CASES))
+        size = ranks(self.ranks, 2)
+        return [launch for case in cases for launch in self.training(size, case, **STRAGGLER_CASES[case])]
+
+
+@dataclass(kw_only=True)
+class Overlap(Training):
+    """Options of bench overlap."""
+
+    name: ClassVar = "overlap"
+    example: ClassVar = "hpcasync bench overlap --peers horovod,ddp --json overlap.json"
+    default_strategies: ClassVar = ("hogwild", "downpour push=4 pull=4", "stale", "as_ready")
+
+    ranks: Annotated[int, arg(metavar="N")] = 2
+    """How many ranks."""
+
+    def launches(self) -> list[Launch]:
+        """How much does exchanging cost ranks of equal speed? An MLP of 6.6 M parameters, AdamW, 64 samples a step.
+
+        Subject `none` exchanges nothing."""
+        return self.training(ranks(self.ranks, 1), f"{self.ranks} ranks", 8.0, workload="mlp 6.6 M")
+
+
+@dataclass(kw_only=True)
+class Scaling(Training):
+    """Options of bench scaling."""
+
+    name: ClassVar = "scaling"
+    example: ClassVar = "hpcasync bench scaling --ranks 1,2,4,8 --step-seconds 0.05"
+    default_strategies: ClassVar = ("eager bound=8", "downpour", "hogwild", "sync", "stale")
+
+    ranks: Annotated[str, arg(metavar="N,...")] = "1,2,4"
+    """The numbers of ranks."""
+    step_seconds: Annotated[float, arg(metavar="S")] = STEP_SECONDS
+    """What a step is padded to by sleeping, so that ranks may outnumber the cores; 0 for bare computing."""
+
+    def launches(self) -> list[Launch]:
+        """Samples per second by the number of ranks; an MLP of 1 M parameters.
+
+        Subject `none` exchanges nothing."""
+        if not 0 <= self.step_seconds < math.inf:
+            raise UsageError(f"--step-seconds {self.step_seconds}: it must be 0 or more, and finite")
+        seconds = max(4.0, 100 * self.step_seconds)
+        return [
+            launch
+            for size in counts("--ranks", self.ranks)
+            for launch in self.training(size, _ranks(size), seconds, workload="mlp 1 M", step_seconds=self.step_seconds)
+        ]
+
+
+@dataclass(kw_only=True)
+class Verbs(Options):
+    """Options of bench world."""
+
+    name: ClassVar = "world"
+    example: ClassVar = "hpcasync bench world --ranks 2,4 --peers horovod,ddp"
+    references: ClassVar = {
+        verbs.COPY: verbs.BANDWIDTH,
+        **dict.fromkeys((verbs.MPI_RAW, "horovod", "gloo"), verbs.ALLREDUCE),
+    }
+    default_strategies: ClassVar = ("eager bound=8", "downpour", "hogwild", "sync", "stale", "as_ready")
+
+    ranks: Annotated[str, arg(metavar="N,...")] = "2,4"
+    """The numbers of ranks of the allreduce; everything else is measured with 2."""
+
+    def launches(self) -> list[Launch]:
+        """What the World's verbs cost on one node.
+
+        Push and pull against a plain copy of as many bytes; allreduce against MPI's own in place, Horovod's and gloo's
+        (--peers ddp); a push to a rank that computes for half a second; a strategy's step() beyond the optimizer's."""
+        rounds = 2 if self.quick else 7
+        windows = [1 << 20] if self.quick else [size << 20 for size in (1, 4, 16, 64)]
+        buffers = [4 << 10, 1 << 20] if self.quick else [size << 10 for size in (4, 64, 1024, 4096, 16384, 65536)]
+        reducers = [verbs.OURS, *("gloo" if peer == "ddp" else peer for peer in self.chosen_peers())]
+        found = [
+            Launch("push and pull", verbs.OURS, verbs.BANDWIDTH, "GB/s", "one sided", 2,
+                   {"sizes": windows, "rounds": rounds}, 20.0),
+            Launch("busy target", verbs.OURS, verbs.BUSY, "ms", "busy target", 2, {"rounds": rounds}, 10.0),
+        ]  # fmt: skip
+        for size in counts("--ranks", self.ranks):
+            found += [self._allreduce(size, reducer, buffers, rounds) for reducer in reducers]
+        for text in self.chosen_strategies():
+            found.append(
+                Launch("step of 10 k parameters", text, verbs.STEP, "µs", "step cost", 2, {"subject": text}, 10.0)
+            )
+        return found
+
+    def _allreduce(self, size: int, reducer: str, buffers: Sequence[int], rounds: int) -> Launch:
+        options = {"subject": reducer, "sizes": buffers, "rounds": rounds}
+        case = f"allreduce, {_ranks(size)}"
+        return Launch(
+            case, reducer, verbs.ALLREDUCE, "µs", "allreduce", size, options, 30.0, peer=reducer != verbs.OURS
+        )
+
+
+def _ranks(size: int) -> str:
+    return f"{size} rank" if size == 1 else f"{size} ranks"
+
+
+BENCHES: dict[str, type[Options]] = {bench.name: bench for bench in (Verbs, Overlap, Straggler, Scaling)}

@@ -1,0 +1,138 @@
+"""One training step of every subject: our strategies, no exchange at all, Horovod, and PyTorch's DDP.
+
+All of them compute the same; ``world.computed()`` stands where a step's computation ends, so that ``hpcasync.faults``
+slows all of them down by the same law.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpcasync.bench.workloads import Workload
+from hpcasync.replica import Replica
+from hpcasync.strategies import Choice, Strategy
+from hpcasync.world import World
+
+
+class Trainer(Protocol):
+    """Trains one rank's model. ``lockstep``: the ranks make the same number of steps, or wait for ever."""
+
+    lockstep: bool
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        """Forward, backward, exchange, update."""
+        ...
+
+    def end(self) -> None:
+        """Collective. After the last step."""
+        ...
+
+
+def compute(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    """One forward and backward pass; the gradients are added to what is there."""
+    torch.autograd.backward(F.cross_entropy(model(x), y))
+
+
+class Alone(Strategy):
+    """No exchange at all: every rank trains its own model. What the ranks could do if communication were free."""
+
+    def step(self) -> None:
+        self.replica.adopt_strays()
+        self.optimizer.step()
+        self.replica.zero_grads()
+
+    def drain(self) -> None:
+        self.world.barrier()
+
+
+class Ours:
+    """A strategy of hpcasync, called as ``hpcasync.run`` calls it."""
+
+    lockstep = False
+
+    def __init__(self, workload: Workload, world: World, choice: Choice | None) -> None:
+        """``choice``: None for no exchange."""
+        self.model, self._world = workload.model(), world
+        replica = Replica(self.model)
+        optimizer = workload.optimizer(replica.parameters())
+        self.strategy = choice.build(replica, world, optimizer) if choice else Alone(replica, world, optimizer)
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        started = time.monotonic()
+        compute(self.model, x, y)
+        self._world.computed(time.monotonic() - started)
+        self.strategy.step()
+
+    def end(self) -> None:
+        self.strategy.drain()
+
+
+class Horovod:
+    """``hvd.DistributedOptimizer``: allreduces begin in backward() and are waited for in the optimizer's step()."""
+
+    lockstep = True
+
+    def __init__(self, workload: Workload, world: World) -> None:
+        import horovod.torch as hvd
+
+        hvd.init()
+        self._hvd, self._world = hvd, world
+        self._model = workload.model()
+        hvd.broadcast_parameters(self._model.state_dict(), root_rank=0)
+        self._optimizer = hvd.DistributedOptimizer(
+            workload.optimizer(self._model.parameters()), named_parameters=self._model.named_parameters()
+        )
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        started = time.monotonic()
+        self._optimizer.zero_grad()
+        compute(self._model, x, y)
+        self._world.computed(time.monotonic() - started)
+        self._optimizer.step()
+
+    def end(self) -> None:
+        self._hvd.shutdown()
+
+
+class DDP:
+    """``DistributedDataParallel`` over gloo: buckets are reduced in backward(), which returns when all have arrived."""
+
+    lockstep = True
+
+    def __init__(self, workload: Workload, world: World) -> None:
+        join_gloo(world)
+        self._world = world
+        self._model = torch.nn.parallel.DistributedDataParallel(workload.model())
+        self._optimizer = workload.optimizer(self._model.parameters())
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        # This thread's CPU time: backward() waits for the slowest rank, and that is no computation to be slowed down.
+        started = time.thread_time()
+        self._optimizer.zero_grad()
+        compute(self._model, x, y)
+        self._world.computed(time.thread_time() - started)
+        self._optimizer.step()
+
+    def end(self) -> None:
+        torch.distributed.destroy_process_group()
+
+
+def join_gloo(world: World) -> None:
+    """Collective. Make the ranks a process group of torch.distributed; they meet at a free port of 127.0.0.1."""
+    from torch import distributed
+
+    meet = partial(distributed.TCPStore, "127.0.0.1")  # type: ignore[attr-defined]  # public, but not in __all__
+    port = torch.zeros(1, dtype=torch.int64)
+    if world.rank == 0:
+        store = meet(0, world.size, is_master=True, wait_for_workers=False)
+        port.fill_(store.port)
+    world.broadcast(port)
+    if world.rank != 0:
+        store = meet(int(port), world.size, is_master=False)
+    distributed.init_process_group("gloo", store=store, rank=world.rank, world_size=world.size)
