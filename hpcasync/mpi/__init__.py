@@ -1,5 +1,6 @@
 """The World of real ranks, over mpi4py: Open MPI or MPICH."""
 
-from hpcasync.mpi.world import MPIWorld, abort
+from hpcasync.mpi.survival import abort, leave
+from hpcasync.mpi.world import MPIWorld
 
-__all__ = ["MPIWorld", "abort"]
+__all__ = ["MPIWorld", "abort", "leave"]

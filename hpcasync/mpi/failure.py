@@ -1,7 +1,13 @@
-"""Telling the death of a peer from other errors of the MPI library."""
+"""The death of a rank, and how the others notice it.
+
+Open MPI under ``mpirun --with-ft ulfm`` (User-Level Failure Mitigation). Elsewhere the launcher ends the job when a
+rank dies, and nothing here ever finds anything.
+"""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +17,11 @@ from hpcasync.world import RankFailed
 
 # Without fault tolerance, mpi4py gives these constants the value of MPI_ERR_UNKNOWN.
 _DEATHS = {MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED} - {MPI.ERR_UNKNOWN}
+_LOOK_SECONDS = 0.02
+_TAG = 1  # of messages that nobody sends
+
+TOLERATED = bool(_DEATHS) and os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112 -- its real name
+"""True if this job may lose ranks and go on: Open MPI, started with ``--with-ft ulfm``."""
 
 
 def rank_failed(error: MPI.Exception) -> RankFailed | None:
@@ -28,3 +39,24 @@ def deaths_as_rank_failed() -> Iterator[None]:
         if death is None:
             raise
         raise death from error
+
+
+class Lookout:
+    """Notices that a rank of ``comm`` has died, or that a peer has noticed one and gives the World up."""
+
+    def __init__(self, comm: MPI.Intracomm) -> None:
+        self._comm = comm
+        self._next = 0.0
+
+    def check(self) -> None:
+        """Raise RankFailed if so. Looks every 20 ms at most, so it may be called often; for the rank's own thread."""
+        if not TOLERATED or time.monotonic() < self._next:
+            return
+        with deaths_as_rank_failed():
+            self._comm.Iprobe(self._comm.rank, _TAG)  # Get_failed() alone was seen to notice nothing for 5 s
+            failed = self._comm.Get_failed()
+        ranks = failed.Translate_ranks(range(failed.size), self._comm.Get_group()) if failed.size else ()
+        failed.Free()
+        if ranks or self._comm.Is_revoked():
+            raise RankFailed(tuple(int(rank) for rank in ranks))
+        self._next = time.monotonic() + _LOOK_SECONDS

@@ -12,19 +12,28 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
+from hpcasync.mpi.failure import rank_failed
+
 _SPIN_SECONDS = 1e-4
 _SHORTEST_PAUSE_SECONDS = 5e-5
 _LONGEST_PAUSE_SECONDS = 1e-3
 _LOOKS = 32
 
 Found = TypeVar("Found")
+Wait = Callable[[Callable[[], bool]], None]
+"""A World's way to wait until a condition is true: counts the seconds, and raises RankFailed when a rank has died."""
 
 
-def wait(condition: Callable[[], bool]) -> float:
+def _nothing() -> None:
+    pass
+
+
+def wait(condition: Callable[[], bool], check: Callable[[], None] = _nothing) -> float:
     """Return, when ``condition()`` is true, the seconds it took.
 
     Looks without a pause for the first 0.1 ms, where most messages of a node arrive, then sleeps in growing steps, so
-    that a rank which waits for a slow one leaves it the core.
+    that a rank which waits for a slow one leaves it the core. Then ``check()`` is called between two looks; it may
+    raise what ends the wait.
     """
     started = time.monotonic()
     pause = 2e-5
@@ -32,6 +41,7 @@ def wait(condition: Callable[[], bool]) -> float:
         if time.monotonic() - started < _SPIN_SECONDS:
             os.sched_yield()
         else:
+            check()
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
     return time.monotonic() - started
@@ -51,26 +61,32 @@ def look(test: Callable[[], Found]) -> Found:
 class MPIRequest:
     """See :class:`hpcasync.world.Request`. The progress thread and the rank's own thread may both test it."""
 
-    def __init__(self, request: MPI.Request, buffer: Tensor, wire: Tensor, waited: Callable[[float], None]) -> None:
-        self._request, self._buffer, self._wire, self._waited = request, buffer, wire, waited
+    def __init__(self, request: MPI.Request, buffer: Tensor, wire: Tensor, wait: Wait) -> None:
+        self._request, self._buffer, self._wire, self._wait = request, buffer, wire, wait
         self._lock = threading.Lock()
         self._done = self._home = False
+        self._error: Exception | None = None
 
     def poll(self) -> bool:
-        """True once the reduction is complete. Any thread."""
+        """True once the reduction is complete, or has failed, which :meth:`test` tells the rank. Any thread."""
         with self._lock:
-            self._done = self._done or self._request.Test()
+            try:
+                self._done = self._done or self._request.Test()
+            except MPI.Exception as error:  # only the first Test of a request that has failed says so
+                self._done, self._error = True, rank_failed(error) or error
         return self._done
 
     def test(self) -> bool:
-        if self.poll() and not self._home:
+        if self.poll() and self._error is not None:
+            raise self._error
+        if self._done and not self._home:
             if self._wire is not self._buffer:
                 self._buffer.copy_(self._wire)
             self._home = True
         return self._home
 
     def wait(self) -> None:
-        self._waited(wait(self.test))
+        self._wait(self.test)
 
 
 class Pollable(Protocol):

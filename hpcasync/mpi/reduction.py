@@ -14,14 +14,13 @@ bits, and a blocking reduction gives the same bits as a non-blocking one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from hpcasync.mpi.progress import wait
+from hpcasync.mpi.progress import Wait
 from hpcasync.mpi.window import allocate
 from hpcasync.world import split
 
@@ -36,11 +35,11 @@ class NodeReduction:
 
     Args:
         comm: the node's ranks.
-        waited: told the seconds that a rank has waited.
+        wait: the World's way to wait.
     """
 
-    def __init__(self, comm: MPI.Intracomm, waited: Callable[[float], None]) -> None:
-        self._comm, self._waited = comm, waited
+    def __init__(self, comm: MPI.Intracomm, wait: Wait) -> None:
+        self._comm, self._wait = comm, wait
         self._wins: list[MPI.Win] = []
         flags = self._allocate(comm.size * _ROW * 8 if comm.rank == 0 else 0)[0]
         self._flags = flags[: comm.size * _ROW * 8].view(np.int64).reshape(comm.size, _ROW)
@@ -70,12 +69,12 @@ class NodeReduction:
     def iallreduce(self, tensor: Tensor) -> NodeRequest:
         """Begin the sum over the node's ranks of a tensor that :meth:`owns`: the same span on all ranks."""
         number = int(self._mine[_POSTED])
-        self._waited(wait(lambda: self.complete(number - _DEPTH)))
+        self._wait(lambda: self.complete(number - _DEPTH))
         index, start = self._indices[tensor.untyped_storage().data_ptr()], tensor.storage_offset()
         self._mine[_columns(number)] = index, start, start + tensor.numel()
         self._wins[0].Sync()  # what is written above is seen before what is written below
         self._mine[_POSTED] = number + 1
-        return NodeRequest(self, number, self._waited)
+        return NodeRequest(self, number, self._wait)
 
     def complete(self, number: int) -> bool:
         """Do what is due of all reductions; True when reduction ``number`` is complete. Any thread."""
@@ -129,8 +128,8 @@ def _columns(number: int) -> slice:
 class NodeRequest:
     """See :class:`hpcasync.world.Request`."""
 
-    def __init__(self, reduction: NodeReduction, number: int, waited: Callable[[float], None]) -> None:
-        self._reduction, self._number, self._waited = reduction, number, waited
+    def __init__(self, reduction: NodeReduction, number: int, wait: Wait) -> None:
+        self._reduction, self._number, self._wait = reduction, number, wait
         self._complete = False
 
     def poll(self) -> bool:
@@ -141,4 +140,4 @@ class NodeRequest:
     test = poll
 
     def wait(self) -> None:
-        self._waited(wait(self.poll))
+        self._wait(self.poll)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hpcasync.mpi.failure import deaths_as_rank_failed
 from hpcasync.mpi.inbox import HEADER, NOTHING, PAYLOAD, PULL, PUSH, REPLY, TAKE, Inbox, chunks
-from hpcasync.mpi.progress import look, wait
+from hpcasync.mpi.progress import Wait, look
 from hpcasync.mpi.segment import Bytes, Segment
 
 
@@ -21,14 +21,14 @@ class Remote:
 
     Args:
         segment: this rank's own part, which the others may reach as soon as this returns.
-        waited: told the seconds that a flush has waited.
+        wait: the World's way to wait.
     """
 
-    def __init__(self, inbox: Inbox, number: int, segment: Segment, waited: Callable[[float], None]) -> None:
-        self._inbox, self._number, self._waited = inbox, number, waited
+    def __init__(self, inbox: Inbox, number: int, segment: Segment, wait: Wait) -> None:
+        self._inbox, self._number, self._wait = inbox, number, wait
         self._pending: deque[MPI.Request] = deque()  # each keeps its buffer alive
         inbox.register(number, segment)
-        wait(inbox.comm.Ibarrier().Test)
+        self._wait(inbox.comm.Ibarrier().Test)
 
     def push(self, source: Tensor, rank: int, offset: int) -> None:
         self._ask(PUSH, source, rank, offset, [NOTHING], _chunks(source))
@@ -41,17 +41,14 @@ class Remote:
 
     def flush(self) -> None:
         """Return when every operation has been answered."""
-        seconds = 0.0
-        with deaths_as_rank_failed():
-            while self._pending:
-                seconds += wait(self._first_complete)
-                self._pending.popleft()
-        self._waited(seconds)
+        while self._pending:
+            self._wait(self._first_complete)
+            self._pending.popleft()
 
     def close(self) -> None:
         """Collective. Nobody reaches this rank's part any more."""
         self.flush()
-        wait(self._inbox.comm.Ibarrier().Test)
+        self._wait(self._inbox.comm.Ibarrier().Test)
         self._inbox.forget(self._number)
 
     def _ask(

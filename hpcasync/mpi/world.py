@@ -12,14 +12,16 @@ from mpi4py import MPI
 from torch import Tensor
 
 from hpcasync.errors import UsageError
+from hpcasync.mpi.failure import TOLERATED, Lookout, deaths_as_rank_failed
 from hpcasync.mpi.inbox import Inbox
 from hpcasync.mpi.progress import MPIRequest, Progress, wait, wire
 from hpcasync.mpi.reduction import NodeReduction, NodeRequest
 from hpcasync.mpi.remote import Remote
 from hpcasync.mpi.segment import Segment
+from hpcasync.mpi.survival import agree, survivors
 from hpcasync.mpi.window import MPIWindow, allocate
 from hpcasync.partial import PartialRounds
-from hpcasync.world import Node, Quorum, RankFailed, Request, World
+from hpcasync.world import Node, Quorum, RankFailed, Request, WorldError
 
 _DIRECT_BYTES = 1 << 16  # below, MPI's own allreduce is faster than flags read from Python
 
@@ -28,34 +30,32 @@ class MPIWorld:
     """See :class:`hpcasync.world.World`. A process started without a launcher is a world of size 1.
 
     Args:
-        comm: whose ranks; MPI's world unless given. It is duplicated, so the caller's messages stay apart.
-        progress: the thread of the World whose channel this one is (see :meth:`partial`); one of its own unless given.
+        comm: its ranks, and nobody else's messages; a duplicate of MPI's world unless given.
+        beside: the World whose channel or leaders these are: one thread and one lookout serve both.
 
     Raises:
         UsageError: the MPI library does not grant THREAD_MULTIPLE, which the progress thread needs.
     """
 
-    def __init__(self, comm: MPI.Intracomm | None = None, progress: Progress | None = None) -> None:
+    def __init__(self, comm: MPI.Intracomm | None = None, beside: MPIWorld | None = None) -> None:
         if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
             raise UsageError(
                 f"{MPI.Get_library_version().split(',')[0]} grants no THREAD_MULTIPLE (it grants level "
                 f"{MPI.Query_thread()}): use a build of it with thread support"
             )
-        self._comm = (comm or MPI.COMM_WORLD).Dup()
-        self._node_comm = cast(MPI.Intracomm, self._comm.Split_type(MPI.COMM_TYPE_SHARED))
-        self.rank, self.size = self._comm.rank, self._comm.size
-        members = np.empty(self._node_comm.size, np.int64)
-        self._node_comm.Allgather(np.array([self.rank]), members)
-        self._node_ranks = [int(rank) for rank in members]
+        self._comm = comm or MPI.COMM_WORLD.Dup()
+        self.rank, self.size, self.waited = self._comm.rank, self._comm.size, 0.0
+        self._progress: Progress = beside._progress if beside else Progress()
+        self._lookout: Lookout = beside._lookout if beside else Lookout(self._comm)
+        self._node_comm, self._node_ranks = self._find_node()
         self.node = Node(self._node_comm.rank, self._node_comm.size, self._node_ranks[0])
-        self.waited = 0.0
-        self._progress = progress or Progress()
         self._windows: list[MPIWindow] = []
         self._inbox: Inbox | None = None
         self._reduction: NodeReduction | None = None
         self._shared: list[MPI.Win] = []
         self._channels: list[tuple[MPIWorld, PartialRounds]] = []
         self._beside: list[MPIWorld] = []  # leaders' Worlds: their ranks are some of mine
+        self._given_up = self._bereft = False
 
     @property
     def can_wait_in_backward(self) -> bool:
@@ -70,9 +70,10 @@ class MPIWorld:
         if self.node.size != self.size or length * dtype.itemsize < _DIRECT_BYTES:
             return torch.zeros(length, dtype=dtype)
         if self._reduction is None:
-            self._reduction = NodeReduction(self._node_comm, self._count_wait)
+            self._reduction = NodeReduction(self._node_comm, self._wait)
         return self._reduction.buffer(length, dtype)
 
+    @deaths_as_rank_failed()
     def allreduce(self, buffer: Tensor) -> None:
         if self._reduction is not None and self._reduction.owns(buffer):
             self._reduction.iallreduce(buffer).wait()
@@ -83,53 +84,58 @@ class MPIWorld:
         travelling = wire(buffer)
         started = self.now()
         self._comm.Allreduce(MPI.IN_PLACE, travelling.numpy(), MPI.SUM)
-        self._count_wait(self.now() - started)
+        self.waited += self.now() - started
         if travelling is not buffer:
             buffer.copy_(travelling)
 
+    @deaths_as_rank_failed()
     def iallreduce(self, buffer: Tensor) -> Request:
         if self._reduction is not None and self._reduction.owns(buffer):
             return self._begin(self._reduction.iallreduce(buffer))
         travelling = wire(buffer)
         request = self._comm.Iallreduce(MPI.IN_PLACE, travelling.numpy(), MPI.SUM)
-        return self._begin(MPIRequest(request, buffer, travelling, self._count_wait))
+        return self._begin(MPIRequest(request, buffer, travelling, self._wait))
 
+    @deaths_as_rank_failed()
     def partial(self, like: Sequence[Tensor], quorum: Quorum, bound: int) -> PartialRounds:
-        channel = MPIWorld(self._comm, self._progress)
+        channel = MPIWorld(self._comm.Dup(), beside=self)
         rounds = PartialRounds(channel, like, quorum, bound, PartialRounds.poll)
         rounds.open()
         self._channels.append((channel, rounds))
         self._progress.serve(rounds.poll)
         return rounds
 
+    @deaths_as_rank_failed()
     def broadcast(self, buffer: Tensor, root: int = 0) -> None:
-        self._comm.Bcast(buffer.detach().view(-1).view(torch.uint8).numpy(), root)
+        self._wait(self._comm.Ibcast(buffer.detach().view(-1).view(torch.uint8).numpy(), root).Test)
 
+    @deaths_as_rank_failed()
     def barrier(self) -> None:
-        request = self._comm.Ibarrier()
-        self._count_wait(wait(request.Test))
+        self._wait(self._comm.Ibarrier().Test)
 
+    @deaths_as_rank_failed()
     def window(self, length: int, dtype: torch.dtype = torch.float32) -> MPIWindow:
         connect = self._connect if self.node.size < self.size else None
         window = MPIWindow(self._comm, self._node_comm, self._node_ranks, length, dtype, connect)
         self._windows.append(window)
         return window
 
+    @deaths_as_rank_failed()
     def shared(self, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
         win, parts = allocate(self._node_comm, length * dtype.itemsize if self.node.rank == 0 else 0)
         self._shared.append(win)
         memory = torch.from_numpy(parts[0][: length * dtype.itemsize]).view(dtype)
         if self.node.rank == 0:
             memory.zero_()
-        self._node_comm.Barrier()
+        self._wait(self._node_comm.Ibarrier().Test)
         return memory
 
+    @deaths_as_rank_failed()
     def leaders(self) -> MPIWorld | None:
         comm = self._comm.Split(0 if self.node.rank == 0 else MPI.UNDEFINED)
         if comm == MPI.COMM_NULL:
             return None
-        world = MPIWorld(cast(MPI.Intracomm, comm), self._progress)
-        comm.Free()
+        world = MPIWorld(cast(MPI.Intracomm, comm), beside=self)
         self._beside.append(world)
         return world
 
@@ -140,29 +146,71 @@ class MPIWorld:
             return condition()
 
         before = self.waited
-        seconds = wait(look)
-        self.waited = before + seconds  # a condition that waits itself, as one that flushes does, counts once
+        started = self.now()
+        self._wait(look)
+        self.waited = before + self.now() - started  # a condition that waits itself, as one that flushes, counts once
 
     def computed(self, seconds: float) -> None:
-        pass
+        self._lookout.check()  # ranks that never wait for each other hear of a death here
 
     def now(self) -> float:
         return time.monotonic()
 
-    def shrink(self) -> World:
-        raise RankFailed
+    def shrink(self) -> MPIWorld:
+        """See :meth:`hpcasync.world.World.shrink`. Memory of windows stays readable; it is not given back.
+
+        Raises:
+            WorldError: the launcher does not let ranks survive: Open MPI does under ``mpirun --with-ft ulfm``.
+        """
+        if not TOLERATED:
+            raise WorldError(f"{self.library} goes on without a dead rank only under mpirun --with-ft ulfm (Open MPI)")
+        self._progress.end()
+        for world in self._worlds():
+            world._revoke()
+        comm, agreed = self._comm, self._given_up
+        while True:
+            comm, agreed = survivors(comm, agreed), False
+            try:
+                world = MPIWorld(comm)
+            except RankFailed:  # a rank has died, or has gone on to the next shrink: this comm's are called there
+                continue
+            world.waited, world._bereft = self.waited, True
+            return world
 
     def close(self) -> None:
-        self.barrier()
+        """Collective. All ranks come here and all leave, or all raise RankFailed: a rank that died is none of them."""
+        here = self._all_have_come()
+        if TOLERATED and not agree(self._comm, here):
+            self._given_up = True
+            raise RankFailed
         for _, rounds in self._channels:
             rounds.close()
-        worlds = [self, *(channel for channel, _ in self._channels), *self._beside]
-        for world in worlds:
+        if self._bereft:  # no more calls into MPI that wait for anyone; the process is about to end (see leave())
+            self._progress.end()
+            return
+        for world in self._worlds():
             for window in world._windows:
                 window.free()
         self._progress.end()
-        for world in worlds:
+        for world in self._worlds():
             world._free()
+
+    def _all_have_come(self) -> bool:
+        try:
+            self.barrier()
+        except RankFailed:
+            self._revoke()  # nobody shall wait here for one that has gone to shrink()
+            return False
+        return True
+
+    def _worlds(self) -> list[MPIWorld]:
+        """This World and those that share its ranks."""
+        return [self, *(channel for channel, _ in self._channels), *self._beside]
+
+    def _revoke(self) -> None:
+        """Wake whoever waits for me in a collective of this World."""
+        for comm in (self._comm, self._node_comm, *([self._inbox.comm] if self._inbox else [])):
+            comm.Revoke()
 
     def _free(self) -> None:
         if self._inbox is not None:
@@ -186,12 +234,17 @@ class MPIWorld:
             others = [rank for rank in range(self.size) if rank not in self._node_ranks]
             self._inbox = Inbox(self._comm, others)
             self._progress.serve(self._inbox.poll)
-        return Remote(self._inbox, len(self._windows), segment, self._count_wait)
+        return Remote(self._inbox, len(self._windows), segment, self._wait)
 
-    def _count_wait(self, seconds: float) -> None:
-        self.waited += seconds
+    @deaths_as_rank_failed()
+    def _find_node(self) -> tuple[MPI.Intracomm, list[int]]:
+        """Collective. The ranks that share this one's memory, and their numbers in this World."""
+        comm = cast(MPI.Intracomm, self._comm.Split_type(MPI.COMM_TYPE_SHARED))
+        members = np.empty(comm.size, np.int64)
+        self._wait(comm.Iallgather(np.array([self.rank]), members).Test)
+        return comm, members.tolist()
 
-
-def abort(code: int) -> None:
-    """End every rank of the job at once."""
-    MPI.COMM_WORLD.Abort(code)
+    @deaths_as_rank_failed()
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition()`` is true, or raise RankFailed."""
+        self.waited += wait(condition, self._lookout.check)

@@ -1,0 +1,66 @@
+"""Going on without the dead: what the living agree on, and how a process ends when it cannot end as usual."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import suppress
+from typing import NoReturn, cast
+
+import numpy as np
+from mpi4py import MPI
+
+from hpcasync.mpi.failure import TOLERATED, rank_failed
+from hpcasync.mpi.progress import wait
+
+_SETTLE_SECONDS = 1.0
+
+
+def agree(comm: MPI.Intracomm, well: bool) -> bool:
+    """Collective among the living. True, on all of them, if all are ``well`` and none has died.
+
+    The one call that gives every rank the same answer whoever dies meanwhile, also on a revoked communicator.
+    """
+    flag = np.array([well], np.int32)
+    try:
+        wait(comm.Iagree(flag).Test)
+    except MPI.Exception as error:
+        if rank_failed(error) is None:
+            raise
+        return False
+    return bool(flag[0])
+
+
+def survivors(comm: MPI.Intracomm, settled: bool) -> MPI.Intracomm:
+    """Collective among the living: a communicator of them, after a moment in which deaths that come in series happen.
+
+    Args:
+        settled: :func:`agree` has been called on ``comm`` and has said False; else it is called here.
+    """
+    comm.Revoke()
+    time.sleep(_SETTLE_SECONDS)
+    if not settled:
+        agree(comm, False)
+    return cast(MPI.Intracomm, comm.Shrink())
+
+
+def leave(code: int) -> None:
+    """Exit with ``code``, at once, if a rank has died: MPI_Finalize would wait for it, and then mpirun as well."""
+    with suppress(MPI.Exception):
+        if TOLERATED and MPI.COMM_WORLD.Get_failed().size:
+            _exit(code)
+
+
+def abort(code: int) -> NoReturn:
+    """End every rank of the job at once; where deaths are tolerated, this one: the others notice, and ask why."""
+    if TOLERATED:
+        _exit(code)
+    MPI.COMM_WORLD.Abort(code)
+    raise AssertionError("MPI_Abort returned")
+
+
+def _exit(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
