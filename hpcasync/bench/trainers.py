@@ -64,9 +64,9 @@ class Ours:
         self.strategy = choice.build(replica, world, optimizer) if choice else Alone(replica, world, optimizer)
 
     def step(self, x: Tensor, y: Tensor) -> None:
-        started = time.monotonic()
+        started = self._world.now()
         compute(self.model, x, y)
-        self._world.computed(time.monotonic() - started)
+        self._world.computed(self._world.now() - started)
         self.strategy.step()
 
     def end(self) -> None:
@@ -90,10 +90,10 @@ class Horovod:
         )
 
     def step(self, x: Tensor, y: Tensor) -> None:
-        started = time.monotonic()
+        started = self._world.now()
         self._optimizer.zero_grad()
         compute(self._model, x, y)
-        self._world.computed(time.monotonic() - started)
+        self._world.computed(self._world.now() - started)
         self._optimizer.step()
 
     def end(self) -> None:

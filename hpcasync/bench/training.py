@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,21 +86,21 @@ def train(
     spare = work.model()
     ending = _Ending(world, trainer.lockstep)
     world.barrier()
-    begin = time.monotonic() + warmup_seconds
+    begin = world.now() + warmup_seconds
     steps, first, last = 0, (0, 0.0), (0, 0.0)
     while not ending.reached(steps):
         for _ in range(extra):
             compute(spare, x, y)
         trainer.step(x, y)
         steps += 1
-        now = time.monotonic()
+        now = world.now()
         if not first[0] and now >= begin:
             first = (steps, now)
         elif first[0] and not last[0] and now >= begin + seconds:
             last = (steps, now)
             ending.announce(steps)
     if not last[0]:  # lockstep, and rank 0 was the first to have measured
-        last = (steps, time.monotonic())
+        last = (steps, world.now())
     return last[0] - first[0], last[1] - first[1]
 
 

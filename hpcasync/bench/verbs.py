@@ -17,7 +17,8 @@ from hpcasync.bench.workloads import WORKLOADS
 from hpcasync.strategies import parse_strategy
 from hpcasync.world import Window, World
 
-MPI_RAW, COPY, OURS = "mpi", "copy", "hpcasync"
+MPI_RAW, COPY = "mpi", "copy"
+OURS, OURS_ANYWHERE = "hpcasync", "hpcasync, any memory"
 BANDWIDTH, ALLREDUCE, BUSY, STEP = "bandwidth", "allreduce_time", "push_flush_time", "step_cost"
 _ELEMENT_BYTES = 4
 _LOOP_BYTES = 16 << 20  # enough operations in a row that the clock and the barrier before them do not count
@@ -88,16 +89,19 @@ def busy_target(world: World, repeat: int, *, rounds: int) -> list[dict[str, Any
 def allreduce(world: World, repeat: int, *, subject: str, sizes: Sequence[int], rounds: int) -> list[dict[str, Any]]:
     """Collective. Microseconds of one allreduce in place: ours and raw MPI's in turns, or a peer's alone.
 
+    Ours is measured twice: in a buffer of ``world.buffer()``, where strategies keep their gradients, and in any memory.
+
     Args:
         subject: "hpcasync" (measures "mpi" as well), "horovod" or "gloo".
     """
-    names, verbs, end = _reducers(world, subject)
+    reducers, end = _reducers(world, subject)
     samples = []
     for size in sizes:
-        buffer = torch.ones(size // _ELEMENT_BYTES).zero_()  # pages of its own, and sums that stay finite
-        times = _in_turns([partial(verb, buffer) for verb in verbs], size, rounds)
+        length = size // _ELEMENT_BYTES
+        operations = [partial(reduce, memory(length)) for reduce, memory in reducers.values()]
         case = f"allreduce {_said(size)}, {world.size} ranks"
-        samples += [_sample(case, name, ALLREDUCE, "µs", 1e6 * t) for name, t in zip(names, times, strict=True)]
+        for name, seconds in zip(reducers, _in_turns(operations, size, rounds), strict=True):
+            samples.append(_sample(case, name, ALLREDUCE, "µs", 1e6 * seconds))
     end()
     return samples
 
@@ -121,22 +125,32 @@ def step_cost(world: World, repeat: int, *, subject: str) -> list[dict[str, Any]
     return [_sample("step of 10 k parameters", subject, STEP, "µs", 1e6 * cost)]
 
 
-def _reducers(world: World, subject: str) -> tuple[list[str], list[Callable[[Tensor], Any]], Callable[[], None]]:
+Reducers = dict[str, tuple[Callable[[Tensor], Any], Callable[[int], Tensor]]]
+
+
+def _reducers(world: World, subject: str) -> tuple[Reducers, Callable[[], None]]:
+    """({name: (verb, what allocates its buffer)}, what ends them)."""
     if subject == "horovod":
         import horovod.torch as hvd
 
         hvd.init()
-        return [subject], [lambda buffer: hvd.allreduce_(buffer, op=hvd.Sum)], hvd.shutdown
+        return {subject: (partial(hvd.allreduce_, op=hvd.Sum), _memory)}, hvd.shutdown
     if subject == "gloo":
         from torch import distributed
 
         join_gloo(world)
-        return [subject], [distributed.all_reduce], distributed.destroy_process_group
+        return {subject: (distributed.all_reduce, _memory)}, distributed.destroy_process_group
 
     def raw(buffer: Tensor) -> None:
         MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, buffer.numpy(), MPI.SUM)
 
-    return [OURS, MPI_RAW], [world.allreduce, raw], lambda: None
+    ours = {OURS: (world.allreduce, world.buffer), OURS_ANYWHERE: (world.allreduce, _memory)}
+    return {**ours, MPI_RAW: (raw, _memory)}, lambda: None
+
+
+def _memory(length: int) -> Tensor:
+    """(length,) zeros: on pages of its own, and sums of them stay finite."""
+    return torch.ones(length).zero_()
 
 
 def _in_turns(operations: Sequence[Callable[[], Any]], size: int, rounds: int) -> list[float]:

@@ -1,0 +1,425 @@
+"""hpcasync bench: rows and ratios in closed form, one line per mistake, launches that fail, and one that is real."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcasync import cli
+from hpcasync.bench import launches, main, training, verbs
+from hpcasync.bench.benches import BENCHES, Straggler
+from hpcasync.bench.folder import Folder, check_replaceable
+from hpcasync.bench.launches import Launch, LaunchError, argv, perform, reason
+from hpcasync.bench.options import counts, names
+from hpcasync.bench.plot import draw
+from hpcasync.bench.rank import MEASURES
+from hpcasync.bench.rows import Row, Sample, make_rows
+from hpcasync.bench.table import lines, markdown
+from hpcasync.bench.trainers import Ours
+from hpcasync.bench.workloads import WORKLOADS
+from hpcasync.errors import UsageError
+from hpcasync.launch import Launcher
+from hpcasync.sim import simulate
+from hpcasync.strategies import STRATEGIES, Choice, parse_strategy
+from hpcasync.world import World
+
+REFERENCES = {"none": "speed", "absent": "speed"}
+OPEN_MPI = Launcher(Path("/opt/bin/mpirun"), "Open MPI")
+
+
+def sample(subject: str, repeat: int, value: float | None, **more: Any) -> Sample:
+    return Sample(
+        **{"case": "sleep", "metric": "speed", "unit": "1/s"} | more, subject=subject, repeat=repeat, value=value
+    )
+
+
+def one(rows: list[Row], subject: str, metric: str) -> Row:
+    (row,) = [row for row in rows if (row.subject, row.metric) == (subject, metric)]
+    return row
+
+
+def test_a_row_is_the_median_of_its_runs() -> None:
+    rows = make_rows("straggler", [sample("none", i, value) for i, value in enumerate((3.0, 9.0, 4.0))], REFERENCES)
+    assert [row.entry() for row in rows] == [
+        {
+            "bench": "straggler",
+            "case": "sleep",
+            "subject": "none",
+            "metric": "speed",
+            "value": 4.0,
+            "unit": "1/s",
+            "runs": [3.0, 9.0, 4.0],
+        }
+    ]
+
+
+def test_ratios_are_taken_within_a_repeat() -> None:
+    values = {"none": (10.0, 20.0, 40.0), "eager": (9.0, 10.0, 36.0)}
+    samples = [sample(name, i, value) for name, series in values.items() for i, value in enumerate(series)]
+    rows = make_rows("straggler", samples, REFERENCES)
+    assert one(rows, "eager", "ratio_to_none").runs == (0.9, 0.5, 0.9)
+    assert one(rows, "eager", "ratio_to_none").value == 0.9
+    assert [row.metric for row in rows if row.subject == "none"] == ["speed"]
+
+
+def test_a_failed_repeat_is_left_out_and_told() -> None:
+    samples = [sample("none", 0, 10.0), sample("none", 1, 10.0)]
+    samples += [sample("sync", 0, None, error="no result within 9 s"), sample("sync", 1, 5.0)]
+    samples += [sample("stale", repeat, None, error="rank 1: KeyError") for repeat in (0, 1)]
+    rows = make_rows("straggler", samples, REFERENCES)
+    assert one(rows, "sync", "speed").entry()["error"] == "no result within 9 s"
+    assert one(rows, "sync", "ratio_to_none").runs == (0.5,)
+    failed = one(rows, "stale", "speed")
+    assert (failed.value, failed.runs, failed.error) == (None, (), "2 times, first: rank 1: KeyError")
+    assert not [row for row in rows if row.subject == "stale" and row.metric != "speed"]
+
+
+def test_only_the_metric_of_the_reference_is_compared() -> None:
+    samples = [sample("none", 0, 2.0), sample("none", 0, 1.0, metric="cost"), sample("sync", 0, 3.0, metric="cost")]
+    assert [row.metric for row in make_rows("b", samples, REFERENCES)] == ["speed", "cost", "cost"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["none", "x", "y"]), st.floats(1e-3, 1e3)), min_size=1)
+)
+def test_every_value_is_in_exactly_one_row(given: list[tuple[str, str, float]]) -> None:
+    samples = [sample(subject, i, value, case=case) for i, (case, subject, value) in enumerate(given)]
+    rows = make_rows("b", samples, REFERENCES)
+    measured = [row for row in rows if row.metric == "speed"]
+    assert sorted(value for row in measured for value in row.runs) == sorted(value for _, _, value in given)
+    cases = [row.case for row in rows]
+    assert cases == sorted(cases, key=cases.index)  # a case's rows stand together
+
+
+def test_lockstep_in_closed_form() -> None:
+    assert training.lockstep([400.0, 400.0, 400.0, 100.0], None) == 400
+    assert training.lockstep([400.0] * 4, "exponential") == pytest.approx(1600 / (1 + 1 / 2 + 1 / 3 + 1 / 4))
+    with pytest.raises(ValueError, match="pareto"):
+        training.lockstep([1.0], "pareto:2")
+
+
+def test_the_table_names_medians_ranges_ratios_and_failures() -> None:
+    samples = [sample("none", 0, 10.0), sample("none", 1, 20.0), sample("a|b", 0, 5.0), sample("a|b", 1, 10.0)]
+    samples += [sample("sync", 0, None, error="ended with exit code 1")]
+    rows = make_rows("b", samples, REFERENCES)
+    titles, cells = lines(rows)
+    assert titles == ["case", "subject", "median", "unit", "range", "÷ none"]
+    assert cells[0] == ["sleep", "none", "15.0", "samples/s", "10.0 to 20.0", "–"]
+    assert cells[1] == ["sleep", "a|b", "7.50", "samples/s", "5.00 to 10.0", "0.500"]
+    assert cells[2][4] == "failed: ended with exit code 1"
+    assert markdown(rows).splitlines()[3].startswith("| sleep | a\\|b | 7.50 |")
+
+
+@pytest.mark.parametrize("kind", list(BENCHES.values()))
+def test_what_a_bench_launches_can_be_written_down_and_is_known(kind: type[Any]) -> None:
+    plan = kind(peers="horovod,ddp", quick=True).launches()
+    assert len({(launch.case, launch.subject) for launch in plan}) == len(plan)
+    for launch in plan:
+        assert launch.measure in MEASURES
+        assert json.loads(json.dumps(launch.options)) == launch.options
+        words = argv(OPEN_MPI, launch, 0, Path("answer"))
+        assert words[words.index("-n") + 1] == str(launch.ranks)
+        if launch.peer:  # as their users start them
+            assert words[words.index("--bind-to") + 1] == "none"
+
+
+def test_defaults_name_only_strategies_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in BENCHES.values():
+        assert {text.split()[0] for text in kind().chosen_strategies()} <= set(STRATEGIES)
+        assert {text.split()[0] for text in kind.default_strategies} <= set(STRATEGIES)
+
+
+def test_strategies_are_given_with_their_options() -> None:
+    subjects = [x.subject for x in Straggler(strategies="downpour  pull=4; sync;", cases="sleep").launches()]
+    assert subjects == ["none", "downpour pull=4", "sync"]
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["hpcasync", "bench", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("fly", "unknown bench 'fly'; the benches are world, overlap, straggler, scaling"),
+        ("straggler --ranks 1", "--ranks 1: this bench needs 2 or more"),
+        ("straggler --ranks four", "--ranks four: it must be a whole number"),
+        ("straggler --cases sleep,walk", "'walk' is unknown; known: sleep, cnn, jitter, compute"),
+        ("straggler --cases sleep,sleep", "'sleep' is given twice"),
+        ("straggler --peers bluefog", "--peers bluefog: 'bluefog' is unknown; known: horovod, ddp"),
+        ("straggler --strategies swift", "unknown strategy 'swift'"),
+        ("straggler --strategies sync;sync", "'sync' is given twice"),
+        ("straggler --strategies downpour,pull=4", "unknown strategy"),
+        ("overlap --repeats 0", "--repeats 0: it must be 1 or more"),
+        ("overlap --ranks 0", "--ranks 0: this bench needs 1 or more"),
+        ("scaling --ranks 1,,2", "--ranks 1,,2: '' is not a number of ranks"),
+        ("scaling --ranks 2,2", "'2' is given twice"),
+        ("scaling --step-seconds -1", "--step-seconds -1.0: it must be 0 or more"),
+        ("scaling --step-seconds nan", "--step-seconds nan: it must be 0 or more"),
+        ("world --ranks x", "--ranks x: 'x' is not a number of ranks"),
+        ("world --frobnicate", "unknown option --frobnicate; the known options are"),
+        ("world --json nowhere/rows.json", "--json nowhere/rows.json: there is no folder nowhere"),
+    ],
+)
+def test_a_mistake_is_told_on_one_line(
+    words: str,
+    complaint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, *words.split(" ")) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("hpcasync: error: ")
+    assert complaint in told.err
+    assert told.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "--help") == 0
+    told = capsys.readouterr().out
+    for name, kind in BENCHES.items():
+        assert kind.example.startswith(f"hpcasync bench {name} ")
+        assert kind.example in told
+        assert call(monkeypatch, name, "--help") == 0
+        assert kind.example in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_a_peer_that_is_missing_names_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "horovod", None)
+    assert call(monkeypatch, "overlap", "--peers", "horovod", "--results", str(tmp_path)) == 2
+    assert "make horovod" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_a_benchs_rows_are_replaced(tmp_path: Path) -> None:
+    rows, other, empty = tmp_path / "rows.json", tmp_path / "other.json", tmp_path / "empty.json"
+    rows.write_text('[{"bench": "world"}]')
+    empty.touch()
+    other.write_text("my thesis")
+    for usable in (rows, empty, tmp_path / "new.json"):
+        check_replaceable(usable)
+    with pytest.raises(UsageError, match="does not hold a bench's rows"):
+        check_replaceable(other)
+    with pytest.raises(UsageError, match="is a folder"):
+        check_replaceable(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "told"),
+    [
+        ("", None, "no result within 9 s"),
+        ("Timeout (0:00:09)!\nThread 0x1 (most recent call first):\n", 1, "no result within 9 s"),
+        ("noise\nhpcasync: rank 1: KeyError: 'x'\nTraceback\n", 1, "rank 1: KeyError: 'x'"),
+        ("noise\n", 139, "ended with exit code 139"),
+        ("", 0, "ended without a result"),
+    ],
+)
+def test_why_a_launch_has_no_result(log: str, code: int | None, told: str) -> None:
+    assert reason(log, code, 9) == told
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("import time; time.sleep(600)", "no result within"),
+        ("import sys; print('hpcasync: rank 0: out of luck'); sys.exit(3)", "rank 0: out of luck"),
+        ("pass", "ended without a result"),
+    ],
+)
+def test_a_launch_that_fails_is_ended_and_told(
+    script: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(launches, "argv", lambda *_: [sys.executable, "-c", script])
+    monkeypatch.setattr(launches, "LAUNCH_SECONDS", 1.0)
+    monkeypatch.setattr(launches, "START_SECONDS", 1.0)
+    with pytest.raises(LaunchError, match=told):
+        perform(OPEN_MPI, launch(), 0, tmp_path)
+
+
+def launch(**more: Any) -> Launch:
+    fields = {"case": "c", "subject": "s", "metric": "speed", "unit": "1/s", "measure": "training", "ranks": 1}
+    return Launch(**fields | {"options": {}, "seconds": 0.0} | more)
+
+
+def test_a_failed_launch_is_a_failed_row_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fake(launcher: Launcher, launch: Launch, repeat: int, scratch: Path) -> list[dict[str, Any]]:
+        if launch.subject == "downpour":
+            raise LaunchError("no result within 63 s", "the stacks")
+        entry = {"case": launch.case, "subject": launch.subject, "metric": launch.metric, "unit": "1/s"}
+        return [entry | {"value": 10.0 if launch.subject == "none" else 5.0}]
+
+    monkeypatch.setattr(main, "perform", fake)
+    monkeypatch.setattr(main, "find_launcher", lambda: OPEN_MPI)
+    out = tmp_path / "rows.json"
+    words = f"scaling --ranks 2 --strategies downpour;sync --repeats 2 --results {tmp_path} --json {out}"
+    assert call(monkeypatch, *words.split()) == 1
+    (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+    rows = json.loads(out.read_text())
+    assert rows == json.loads((folder / "rows.json").read_text())
+    found = {(row["subject"], row["metric"]): row for row in rows}
+    assert found["sync", "ratio_to_none"]["runs"] == [0.5, 0.5]
+    failed = found["downpour", "samples_per_second"]
+    assert failed["value"] is None
+    assert failed["error"].startswith("2 times, first: no result within 63 s")
+    assert (folder / "failed-2-ranks-downpour-0.log").read_text() == "the stacks"
+    noted = [json.loads(line) for line in (folder / "launches.jsonl").read_text().splitlines()]
+    assert sorted((note["repeat"], note["subject"]) for note in noted) == sorted(
+        (repeat, subject) for repeat in (0, 1) for subject in ("none", "downpour", "sync")
+    )
+    record = json.loads((folder / "bench.json").read_text())
+    assert record["command"] == "hpcasync bench " + shlex.join(words.split())
+    assert record["finished"] is not None
+    assert {path.name for path in folder.iterdir()} >= {"table.md", "plot.svg", "plot.png"}
+    assert "failed: 2 times" in capsys.readouterr().out
+
+
+def test_an_interrupt_keeps_what_was_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    performed: list[str] = []
+
+    def fake(launcher: Launcher, launch: Launch, repeat: int, scratch: Path) -> list[dict[str, Any]]:
+        if performed:
+            raise KeyboardInterrupt
+        performed.append(launch.subject)
+        return [{"case": "2 ranks", "subject": launch.subject, "metric": "m", "unit": "", "value": 1.0}]
+
+    monkeypatch.setattr(main, "perform", fake)
+    monkeypatch.setattr(main, "find_launcher", lambda: OPEN_MPI)
+    assert call(monkeypatch, "overlap", "--results", str(tmp_path)) == 130
+    (folder,) = tmp_path.iterdir()
+    assert [row["subject"] for row in json.loads((folder / "rows.json").read_text())] == performed
+
+
+def test_a_plot_is_drawn_of_world(tmp_path: Path) -> None:
+    def made(case: str, subject: str, metric: str, value: float) -> Sample:
+        return Sample(case, subject, metric, "", 0, value)
+
+    samples = [made("push 1 MiB", name, verbs.BANDWIDTH, 1.0) for name in (verbs.OURS, verbs.COPY)]
+    samples += [made("allreduce 4 KiB", name, verbs.ALLREDUCE, 1.0) for name in (verbs.OURS, verbs.MPI_RAW)]
+    draw(make_rows("world", samples, BENCHES["world"].references), tmp_path / "plot")
+    assert "allreduce 4 KiB" in (tmp_path / "plot.svg").read_text()
+    assert (tmp_path / "plot.png").stat().st_size > 0
+
+
+def test_nothing_to_draw(tmp_path: Path) -> None:
+    draw([], tmp_path / "plot")
+    assert not list(tmp_path.iterdir())
+    assert not Folder(tmp_path, "world", "").finish([], None)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("mlp 1 M", 1_011_010), ("cnn 1 M", 1_000_690), ("mlp 6.6 M", 6_615_178)]
+)
+def test_workloads_have_the_size_they_are_named_for(name: str, parameters: int) -> None:
+    work = WORKLOADS[name]
+    model = work.model()
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    x, y = work.samples()
+    assert model(x).shape == (work.batch, 10)
+    assert y.shape == (work.batch,)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("lockstep", [False, True])
+def test_all_ranks_train_until_all_have_measured(size: int, lockstep: bool) -> None:
+    """On simulated ranks: in lockstep all make the same number of steps; otherwise none stops before all are done."""
+
+    class Steps:
+        def __init__(self, world: World) -> None:
+            self.world, self.lockstep, self.made = world, lockstep, 0
+
+        def step(self, x: torch.Tensor, y: torch.Tensor) -> None:
+            self.made += 1
+            self.world.computed(0.0)
+            if lockstep:
+                self.world.barrier()
+
+        def end(self) -> None:
+            pass
+
+    def rank(world: World) -> tuple[int, int, float]:
+        trainer = Steps(world)
+        steps, seconds = training.train(world, trainer, WORKLOADS["mlp 10 k"], 2.0, 10.0, 0)
+        return trainer.made, steps, seconds
+
+    told = simulate(rank, size, compute="slow:0:2" if size > 1 else "constant")
+    assert not lockstep or len({made for made, _, _ in told}) == 1
+    for place, (_, steps, seconds) in enumerate(told):
+        slow = size > 1 and (lockstep or place == 0)
+        assert seconds / steps == pytest.approx(2 if slow else 1)
+        assert 10 <= seconds <= 10 + 2 * seconds / steps
+
+
+def test_names_and_counts() -> None:
+    assert names("--x", " a, b ", ["a", "b"]) == ["a", "b"]
+    assert names("--x", "", ["a"]) == []
+    assert counts("--ranks", "1, 4") == [1, 4]
+
+
+@pytest.mark.timeout(240)
+def test_world_is_measured_on_two_real_ranks(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    words = [
+        "world",
+        "--quick",
+        "--ranks",
+        "2",
+        "--strategies",
+        "downpour",
+        "--results",
+        str(tmp_path),
+        "--json",
+        str(out),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcasync.cli", "bench", *words],
+        capture_output=True,
+        text=True,
+        timeout=230,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())
+    for row in rows:
+        assert list(row) == ["bench", "case", "subject", "metric", "value", "unit", "runs"]
+        assert row["bench"] == "world"
+        assert math.isfinite(row["value"])
+        assert row["runs"] == [row["value"]]
+    cases = {row["case"] for row in rows}
+    assert {"push 1 MiB", "pull 1 MiB", "allreduce 4 KiB, 2 ranks", "step of 10 k parameters"} <= cases
+    assert any(row["metric"] == "ratio_to_mpi" for row in rows)
+
+
+@pytest.mark.parametrize("choice", [None, parse_strategy(["downpour"]), parse_strategy(["sync"])])
+def test_a_subject_trains(ranks: Any, choice: Choice | None) -> None:
+    def main(world: World) -> None:
+        trainer = Ours(WORKLOADS["mlp 10 k"], world, choice)
+        before = trainer.strategy.replica.vector()
+        trainer.step(*WORKLOADS["mlp 10 k"].samples())
+        trainer.end()
+        assert not torch.equal(trainer.strategy.replica.vector(), before)
+
+    ranks(main)
