@@ -53,6 +53,8 @@ class ReportArguments:
     """Folders of runs, or folders of such folders."""
     output: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """The page to write (default: report.html in the first folder)."""
+    figures: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Where the page's plots go as SVG files too."""
 
 
 _RUN_HELP = """Start a job's ranks under the MPI launcher: hpcasync run [options] JOB.py [job options].
@@ -87,7 +89,7 @@ def report(words: Sequence[str]) -> int:
     from hpcasync import report as reporting  # the plots' libraries take a second to import
 
     arguments = parse(ReportArguments, words, prog="hpcasync report", description=report.__doc__ or "")
-    print(f"page: {reporting.report(arguments.paths, arguments.output)}")
+    print(f"page: {reporting.report(arguments.paths, arguments.output, arguments.figures)}")
     return 0
 
 

@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -499,3 +500,15 @@ def test_the_page_is_written_where_it_was_asked_for_and_replaces_only_pages(tmp_
 def test_labels_of_curves_that_end_alike_keep_their_distance() -> None:
     heights = plot._apart([0.1, 0.96, 0.97, 0.98], 0.1)
     assert heights == pytest.approx([0.1, 0.8, 0.9, 1.0])
+
+
+def test_figures_are_files_that_stand_alone(tmp_path: Path) -> None:
+    write(tmp_path / "runs", document("a"))
+    write(tmp_path / "runs", document("b", "downpour"))
+    report([tmp_path / "runs"], tmp_path / "page.html", tmp_path / "figures")
+    files = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert files == ["evaluations-1.svg", "losses-1.svg", "staleness-1.svg", "throughput-1.svg"]
+    for name in files:
+        root = ElementTree.parse(tmp_path / "figures" / name).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "prefers-color-scheme: dark" in (root[0].text or "")

@@ -8,18 +8,21 @@ from pathlib import Path
 from rich.console import Console
 
 from hpcasync.errors import UsageError
-from hpcasync.report.groups import settings
+from hpcasync.report import plot
+from hpcasync.report.groups import Setting, settings
 from hpcasync.report.html import GENERATOR, page
 from hpcasync.report.read import RunRecord, find_runs, printable, read_run
+from hpcasync.report.svg import alone
 from hpcasync.report.table import terminal
 
 PLAIN_COLUMNS = 200  # where output is not a terminal nobody reads it at 80 columns
 
 
-def report(paths: Sequence[Path], output: Path | None = None) -> Path:
+def report(paths: Sequence[Path], output: Path | None = None, figures: Path | None = None) -> Path:
     """Prints the table of the runs in `paths` and writes their page; returns the page's path.
 
-    `paths` are run folders or folders of runs; `output` is by default report.html in the first of them. A run whose
+    `paths` are run folders or folders of runs; `output` is by default report.html in the first of them. The page's
+    plots also go to the folder `figures`, if given, as files such as evaluations-1.svg. A run whose
     run.json cannot be used is named on stderr and in the page, and the others are reported. Raises UsageError when
     there is no run to report, or when `output` is a file that is not a report.
     """
@@ -36,7 +39,16 @@ def report(paths: Sequence[Path], output: Path | None = None) -> Path:
     for setting in compared:
         console.print(terminal(setting, console))
     _write(target, page(compared, skipped))
+    if figures is not None:
+        _write_figures(figures, compared)
     return target
+
+
+def _write_figures(folder: Path, compared: Sequence[Setting]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, setting in enumerate(compared, start=1):
+        for draw in (plot.evaluations, plot.losses, plot.throughput, plot.staleness):
+            (folder / f"{draw.__name__}-{number}.svg").write_text(alone(draw(setting)), encoding="utf-8")
 
 
 def _read(folders: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:

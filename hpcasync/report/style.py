@@ -13,6 +13,11 @@ def _variables(colours: tuple[str, ...]) -> str:
     return " ".join(f"--series-{index}: {colour};" for index, colour in enumerate(colours))
 
 
+ALONE = f"""
+svg {{ color: #1b1f24; background: #ffffff; {_variables(LIGHT)} }}
+@media (prefers-color-scheme: dark) {{ svg {{ color: #e6e9ed; background: #14171b; {_variables(DARK)} }} }}
+"""  # of a figure that is a file
+
 SHEET = f"""
 :root {{ color-scheme: light dark; --paper: #ffffff; --card: #f6f7f9; --ink: #1b1f24; --soft: #59616d; --line: #dfe3e8;
   --done: #00805d; --failed: #b3261e; --running: #8f6a00; {_variables(LIGHT)} }}

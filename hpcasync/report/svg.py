@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from hpcasync.report.style import LIGHT
+from hpcasync.report.style import ALONE, LIGHT
 
 INK = "#0a0b01"
 WIDTH_INCHES = 6.2  # 446 points: text of 12.5 points stays readable when the figure fills a telephone
@@ -52,6 +52,12 @@ def figure(rows: int, height_inches: float) -> Iterator[tuple[Figure, list[Axes]
         drawn = Figure(figsize=(WIDTH_INCHES, height_inches), layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.04))
         axes = drawn.subplots(rows, 1, sharex=True, squeeze=False)
         yield drawn, list(axes[:, 0])
+
+
+def alone(svg: str) -> str:
+    """An <svg> of :func:`render` as a file of its own, which brings the colours of both schemes along."""
+    opening, rest = svg.split(">", 1)
+    return f"{opening}><style>{ALONE}</style>{rest}"
 
 
 def render(drawn: Figure, name: str, description: str) -> str:
