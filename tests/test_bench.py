@@ -373,6 +373,20 @@ def test_all_ranks_train_until_all_have_measured(size: int, lockstep: bool) -> N
         assert 10 <= seconds <= 10 + 2 * seconds / steps
 
 
+@pytest.mark.parametrize("name", ["sync", "stale", "downpour"])
+def test_rates_are_measured_with_ranks_of_unlike_speed(name: str) -> None:
+    """On simulated ranks, where a step of rank 0 takes 2 s and one of the others 1 s."""
+
+    def rank(world: World) -> list[dict[str, Any]]:
+        return training.measure(world, 0, case="c", subject=name, workload="mlp 10 k", seconds=20.0, warmup_seconds=3.0)
+
+    for told in simulate(rank, 3, compute="slow:0:2"):
+        rates = told[0]["ranks"]
+        steps = [1 / 2, 1, 1] if name == "downpour" else [1 / 2] * 3
+        assert rates == pytest.approx([WORKLOADS["mlp 10 k"].batch * each for each in steps])
+        assert told[0]["value"] == pytest.approx(sum(rates))
+
+
 def test_names_and_counts() -> None:
     assert names("--x", " a, b ", ["a", "b"]) == ["a", "b"]
     assert names("--x", "", ["a"]) == []

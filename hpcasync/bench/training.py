@@ -52,8 +52,8 @@ def measure(
     trainer = _trainer(subject, work, world)
     extra = int(slow.get(world.rank, 1)) - 1 if computed else 0
     steps, elapsed = train(world, trainer, work, warmup_seconds, seconds, extra)
+    trainer.end()  # before any other collective: ranks may still be making steps, which others take part in until then
     rates = _gather(world, work.batch * steps / elapsed)
-    trainer.end()
     entry: dict[str, Any] = {"case": case, "metric": METRIC, "unit": UNIT}
     samples = [entry | {"subject": subject, "value": sum(rates), "ranks": rates}]
     if subject == NONE and paced:
