@@ -95,7 +95,7 @@ def report(words: Sequence[str]) -> int:
 
 def bench(words: Sequence[str]) -> int:
     """Measure strategies and verbs, beside Horovod and DDP if wanted, and leave table, plot and raw data behind."""
-    from hpcasync.bench import bench as measure  # PyTorch takes a second to import
+    from hpcasync.bench.main import bench as measure  # PyTorch takes a second to import
 
     return measure(words)
 

@@ -230,6 +230,7 @@ def test_only_a_benchs_rows_are_replaced(tmp_path: Path) -> None:
         ("", None, "no result within 9 s"),
         ("Timeout (0:00:09)!\nThread 0x1 (most recent call first):\n", 1, "no result within 9 s"),
         ("noise\nhpcasync: rank 1: KeyError: 'x'\nTraceback\n", 1, "rank 1: KeyError: 'x'"),
+        ("Traceback\nNameError: name 'x' is not defined\nnoise\n", 1, "NameError: name 'x' is not defined"),
         ("noise\n", 139, "ended with exit code 139"),
         ("", 0, "ended without a result"),
     ],

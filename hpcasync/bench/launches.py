@@ -20,6 +20,7 @@ LAUNCH_SECONDS = 120.0  # for a launcher and its ranks to import PyTorch on a bu
 START_SECONDS = 60.0  # for the ranks to find each other
 END_SECONDS = 10.0  # for a launcher that was told to end
 _REASON_LETTERS = 200
+_ERROR = re.compile(r"^[\w.]*(?:Error|Exception): .*", re.MULTILINE)  # the last line of a traceback
 _STUCK = re.compile(r"^Timeout \(\d", re.MULTILINE)  # how faulthandler begins its stacks
 
 
@@ -117,6 +118,7 @@ def reason(log: str, code: int | None, timeout_seconds: float) -> str:
     if code is None or _STUCK.search(log):
         return f"no result within {timeout_seconds:g} s"
     said = [line.removeprefix(EXPLANATION) for line in log.splitlines() if line.startswith(EXPLANATION)]
+    said += _ERROR.findall(log)
     if said:
         return said[0][:_REASON_LETTERS]
     return f"ended with exit code {code}" if code else "ended without a result"

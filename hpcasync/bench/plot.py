@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
 from hpcasync.bench import verbs
 from hpcasync.bench.rows import RATIO, Row
@@ -50,7 +50,7 @@ def _shares(rows: Sequence[Row], path: Path) -> None:
         widest = max((max(share.runs) for cells in panels.values() for _, _, share in cells if share), default=1.0)
         axes[-1].set_xlim(0, max(1.0, widest) * 1.18)
         axes[-1].xaxis.set_major_formatter(PercentFormatter(1.0))
-        axes[-1].set_xlabel("samples/s, as a share of the same ranks without exchange")
+        axes[-1].set_xlabel("share of the samples/s without exchange")
         _write(drawn, path)
 
 
@@ -101,8 +101,9 @@ def _verbs(rows: Sequence[Row], path: Path) -> None:
             panel.set_xscale("log")
             panel.set_title(title, loc="left", fontsize="medium")
             panel.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+        axes[-1].xaxis.set_major_locator(LogLocator(2))
         axes[-1].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes[-1].xaxis.set_minor_formatter(NullFormatter())
+        axes[-1].xaxis.set_minor_locator(NullLocator())
         _write(drawn, path)
 
 

@@ -16,7 +16,8 @@ PLAIN_COLUMNS = 200  # where output is not a terminal nobody reads it at 80 colu
 
 def lines(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """(titles, lines of cells)."""
-    references = list(dict.fromkeys(row.metric for row in rows if row.metric.startswith(RATIO)))
+    compared = {row.metric for row in rows if row.metric.startswith(RATIO)}
+    references = [RATIO + name for name in dict.fromkeys(row.subject for row in rows) if RATIO + name in compared]
     found = {(row.case, row.subject, row.metric): row for row in rows}
     titles = ["case", "subject", "median", "unit", "range"]
     titles += [f"÷ {metric.removeprefix(RATIO)}" for metric in references]
