@@ -230,10 +230,10 @@ class Replica:
 
     def apply_mean(self, optimizer: torch.optim.Optimizer, messages: Sequence[Tensor]) -> None:
         """One optimizer step with the mean gradient: the messages' sums over the count that travelled with them."""
-        count = float(messages[0][-1])
+        count = messages[0][-1].float()
         for pair, message in zip(self.pairs, messages, strict=True):
-            pair.flat.grad = message[:-1].div_(count)
-        optimizer.step()
+            pair.flat.grad = message[:-1]
+        step_with_mean(optimizer, [pair.flat for pair in self.pairs], count)
         for pair in self.pairs:
             pair.flat.grad = pair.grads
 
@@ -260,6 +260,19 @@ class Replica:
             dtypes = ", ".join(str(pair.memory.dtype) for pair in self.pairs)
             raise UsageError(f"the model has parameters of several dtypes ({dtypes}): use replica.pairs")
         return self.pairs[0]
+
+
+def step_with_mean(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], count: Tensor) -> None:
+    """One step of ``optimizer`` with the gradients of ``parameters`` over ``count``, a scalar of float32."""
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.grad_scale = count  # type: ignore[attr-defined]  # a fused step divides as it reads: one pass over the memory less
+        optimizer.step()
+        del optimizer.grad_scale  # type: ignore[attr-defined]
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.div_(count)
+    optimizer.step()
 
 
 def _by_dtype(named: Iterable[tuple[str, T]]) -> list[list[tuple[str, T]]]:

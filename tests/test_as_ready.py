@@ -18,12 +18,12 @@ from hpcasync.replica import Replica
 from hpcasync.sim import SimWorld, simulate
 from hpcasync.strategies import Strategy, parse_strategy
 from hpcasync.strategies.bucket import divide
-from hpcasync.world import World
+from hpcasync.world import RankFailed, World
 from tests.training import Loss, Vectors, linear, train
 
 CAPS = (1, 5000, 1 << 20)  # a bucket per tensor, some of several tensors, one bucket
 OPTIMIZERS = {
-    "momentum": lambda p, fused: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01, fused=fused),
+    "momentum": lambda p, fused: torch.optim.SGD(p, lr=0.01, momentum=0.9, weight_decay=0.1, fused=fused),
     "adam": lambda p, fused: torch.optim.Adam(p, lr=0.01, fused=fused),
     "adamw": lambda p, fused: torch.optim.AdamW(p, lr=0.01, fused=fused),
 }
@@ -223,8 +223,8 @@ def test_several_dtypes(ranks, name):
             strategy.step()
         strategy.drain()
         mean = (world.size + 1) / 2
-        first = 0.1 * mean  # learning rate 0.1, momentum 0.9, weight decay 0.01
-        expected = -first - 0.1 * (0.9 * mean + mean - 0.01 * first)
+        first = 0.01 * mean  # learning rate 0.01, momentum 0.9, weight decay 0.1
+        expected = -first - 0.01 * (0.9 * mean + mean - 0.1 * first)
         for p in model.parameters():
             assert torch.allclose(p.double(), torch.full(p.shape, expected).double(), rtol=2e-2)
 
@@ -241,7 +241,7 @@ def test_gradients_set_by_hand_or_forgotten(ranks, name):
         model.p1.grad = torch.full((2,), 2.0)
         strategy.step()
         mean = (world.size + 1) / 2
-        assert torch.allclose(strategy.result(), torch.tensor([-0.1 * mean] * 3 + [-0.2] * 2))
+        assert torch.allclose(strategy.result(), torch.tensor([-0.01 * mean] * 3 + [-0.02] * 2))
         strategy.drain()
 
     ranks(main)
@@ -255,7 +255,7 @@ def test_a_backward_without_its_step_still_counts(ranks, name):
         if world.rank == 0:
             (3 * model.p0.sum()).backward()
         strategy.drain()
-        assert torch.allclose(strategy.result(), torch.full((4,), -0.3))
+        assert torch.allclose(strategy.result(), torch.full((4,), -0.03))
 
     ranks(main)
 
@@ -268,7 +268,7 @@ def test_a_second_backward_in_a_step_is_refused(name):
         model.p0.sum().backward()
         model.p1.sum().backward()  # other parameters: nothing is wrong with that
         strategy.step()
-        assert torch.allclose(strategy.result(), torch.full((7,), -0.1))
+        assert torch.allclose(strategy.result(), torch.full((7,), -0.01))
         model.p1.sum().backward()
         with pytest.raises(UsageError, match=r"one backward\(\) per step\(\)"):
             model.p1.sum().backward()
@@ -354,6 +354,36 @@ def test_in_backward_refuses_an_optimizer_that_has_made_steps():
             parse_strategy(["in_backward"]).build(replica, world, optimizer)
 
     simulate(main, 1)
+
+
+@every_verb
+@pytest.mark.parametrize("call", [7, 12, 13, 14, 15, 16, 17, 22, 30])
+def test_a_death_is_told_by_step_and_not_inside_backward(name, call):
+    def main(world: World) -> Tensor:
+        model = network()
+        replica = Replica(model)
+        optimizer = OPTIMIZERS["momentum"](replica.parameters(), False)
+        while True:
+            in_backward = False
+            try:
+                strategy = parse_strategy([name, "bucket_bytes=5000"]).build(replica, world, optimizer)
+                for step in range(6):
+                    loss = network_loss(model, world.rank, step)
+                    in_backward = True
+                    loss.backward()
+                    in_backward = False
+                    world.computed(0.0)
+                    strategy.step()
+                strategy.drain()
+                return strategy.result()
+            except RankFailed:
+                assert not in_backward
+                world = world.shrink()
+
+    survivor, dead, other = simulate(main, 3, compute="exponential", fail={1: call})
+    assert dead is None
+    assert torch.equal(survivor, other)
+    assert survivor.isfinite().all()
 
 
 def test_only_a_simulated_rank_among_others_cannot_wait_in_backward(ranks):

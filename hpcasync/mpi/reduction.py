@@ -47,7 +47,7 @@ class NodeReduction:
         self._mine = self._flags[comm.rank]
         self._buffers: list[list[Tensor]] = []  # [buffer][rank]
         self._indices: dict[int, int] = {}  # address of my part's storage -> buffer
-        self._sums: dict[torch.dtype, Tensor] = {}
+        self._wide = torch.empty(_BLOCK)  # where half types are added up
         self._lock = threading.Lock()
         comm.Barrier()
 
@@ -104,19 +104,16 @@ class NodeReduction:
         posted = self._flags[:, _columns(number)].tolist()
         spans = [self._buffers[index][rank][start:stop] for rank, (index, start, stop) in enumerate(posted)]
         start, stop = split(spans[0].numel(), self._comm.size)[self._comm.rank]
-        total = self._sum_in(spans[0].dtype)
+        half = spans[0].dtype in (torch.float16, torch.bfloat16)
         for a in range(start, stop, _BLOCK):
-            parts = [span[a : min(a + _BLOCK, stop)] for span in spans]
-            block = total[: parts[0].numel()].copy_(parts[0])
-            for part in parts[1:]:
-                block.add_(part)
-            for part in parts:
-                part.copy_(block)
-
-    def _sum_in(self, dtype: torch.dtype) -> Tensor:
-        """Where a block is added up: in float32 for half types."""
-        wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-        return self._sums.setdefault(wide, torch.empty(_BLOCK, dtype=wide))
+            first, *others = [span[a : min(a + _BLOCK, stop)] for span in spans]
+            total = self._wide[: first.numel()].copy_(first) if half else first
+            for part in others:
+                total.add_(part)
+            if half:
+                first.copy_(total)
+            for part in others:
+                part.copy_(total)
 
 
 def _columns(number: int) -> slice:

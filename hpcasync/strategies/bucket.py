@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hpcasync.errors import UsageError
 from hpcasync.replica import Pair, Replica
+from hpcasync.world import RankFailed
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +88,7 @@ class Turns:
 
     def restart(self) -> None:
         """Another step begins: no gradient is there yet."""
+        self._failure: RankFailed | None = None
         self._turn = 0
         self._missing = [len(bucket.tensors) for bucket in self.buckets]
         self._complete: set[Tensor] = set()
@@ -124,12 +126,24 @@ class Turns:
         self._missing[self._number[tensor]] -= 1
 
     def advance(self) -> None:
-        """Take every bucket whose turn has come."""
-        while self._turn < len(self.buckets) and not self._missing[self._turn]:
-            self._next()
+        """Take every bucket whose turn has come.
+
+        That a rank has died is left for :meth:`finish` to say: whoever calls backward() does not expect to hear of it.
+        """
+        try:
+            while self._failure is None and self._turn < len(self.buckets) and not self._missing[self._turn]:
+                self._next()
+        except RankFailed as failure:
+            self._failure = failure
 
     def finish(self) -> None:
-        """Take the buckets that are left, complete or not."""
+        """Take the buckets that are left, complete or not.
+
+        Raises:
+            RankFailed: also for what :meth:`advance` has met with.
+        """
+        if self._failure is not None:
+            raise self._failure
         while self._turn < len(self.buckets):
             self._next()
 

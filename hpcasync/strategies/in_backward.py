@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hpcasync.errors import UsageError
-from hpcasync.replica import Pair, Replica
+from hpcasync.replica import Pair, Replica, step_with_mean
 from hpcasync.strategies.bucket import Bucket, Turns, buckets_of
 from hpcasync.strategies.strategy import Strategy
 from hpcasync.world import World
@@ -110,11 +110,11 @@ class InBackward(Strategy):
         message = self._messages[bucket]
         message[-1] = self._contributed
         self.world.allreduce(message)
-        count = float(message[-1])
-        self._active = count > 0
+        count = message[-1].float()
+        self._active = bool(count)
         if self._active:
-            message[:-1].div_(count)
-            self.optimizer.step()  # it skips all parameters but this bucket's: they have no gradient
+            # it skips all parameters but this bucket's: they have no gradient
+            step_with_mean(self.optimizer, bucket.tensors, count)
         for tensor in bucket.tensors:
             tensor.grad = None
 
