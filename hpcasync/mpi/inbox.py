@@ -54,6 +54,7 @@ class Inbox:
         self._queue: deque[int] = deque()  # services that wait for a lane
         self._services = [self._serve(i, source) for i, source in enumerate(sources)]
         self._awaited = [next(service) for service in self._services]
+        self._statuses: list[MPI.Status] = []
         self._serving = 0
         self._turn = threading.Lock()
         self.asking = threading.Lock()  # held while the messages of one operation are posted
@@ -80,7 +81,7 @@ class Inbox:
                 self._awaited[index] = next(self._services[index])
             return bool(ready)
         except Exception as error:
-            self._error = (rank_failed(error) if isinstance(error, MPI.Exception) else None) or error
+            self._error = self._reason(error)
             return False
         finally:
             self._turn.release()
@@ -99,7 +100,14 @@ class Inbox:
         self.comm.Free()
 
     def _arrived(self) -> list[int]:
-        return MPI.Request.Testsome(self._awaited) or []
+        return MPI.Request.Testsome(self._awaited, self._statuses) or []
+
+    def _reason(self, error: Exception) -> Exception:
+        """What the rank is to be told: RankFailed if a source has died, which MPI writes into the statuses only."""
+        if isinstance(error, MPI.Exception):
+            errors = [error, *(MPI.Exception(status.Get_error()) for status in self._statuses)]
+            return next(filter(None, map(rank_failed, errors)), error)
+        return error
 
     def _idle(self) -> bool:
         self.poll()

@@ -98,6 +98,7 @@ class MPIWorld:
 
     @deaths_as_rank_failed()
     def partial(self, like: Sequence[Tensor], quorum: Quorum, bound: int) -> PartialRounds:
+        self._assemble()
         channel = MPIWorld(self._comm.Dup(), beside=self)
         rounds = PartialRounds(channel, like, quorum, bound, PartialRounds.poll)
         rounds.open()
@@ -115,6 +116,7 @@ class MPIWorld:
 
     @deaths_as_rank_failed()
     def window(self, length: int, dtype: torch.dtype = torch.float32) -> MPIWindow:
+        self._assemble()
         connect = self._connect if self.node.size < self.size else None
         window = MPIWindow(self._comm, self._node_comm, self._node_ranks, length, dtype, connect)
         self._windows.append(window)
@@ -122,6 +124,7 @@ class MPIWorld:
 
     @deaths_as_rank_failed()
     def shared(self, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        self._assemble()
         win, parts = allocate(self._node_comm, length * dtype.itemsize if self.node.rank == 0 else 0)
         self._shared.append(win)
         memory = torch.from_numpy(parts[0][: length * dtype.itemsize]).view(dtype)
@@ -132,6 +135,7 @@ class MPIWorld:
 
     @deaths_as_rank_failed()
     def leaders(self) -> MPIWorld | None:
+        self._assemble()
         comm = self._comm.Split(0 if self.node.rank == 0 else MPI.UNDEFINED)
         if comm == MPI.COMM_NULL:
             return None
@@ -227,6 +231,15 @@ class MPIWorld:
         if not request.poll():
             self._progress.add(request)
         return request
+
+    def _assemble(self) -> None:
+        """Wait until all ranks have come, before calls that block inside the MPI library.
+
+        Between nodes, Open MPI hardly delivers anything to the progress thread of a rank that is blocked. So nobody may
+        need that thread any more: a rank that waits for an answer would never come to where the others are.
+        """
+        if self.node.size < self.size:
+            self.barrier()
 
     def _connect(self, segment: Segment) -> Remote:
         """Let other nodes reach this rank's part of the window that is being made. Collective."""
