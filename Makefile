@@ -27,7 +27,7 @@ demo: .venv/ready ## Train with every strategy on 4 local ranks, one of them 4 t
 	@.venv/bin/hpcasync report $(DEMO)
 
 test: .venv/ready .venv-mpich/ready ## Run every test: one process and simulated ranks, then 1, 2 and 4 ranks under Open MPI and MPICH
-	@status=0; .venv/bin/python -m pytest || status=1; \
+	@status=0; .venv/bin/python -m pytest -n 2 --dist worksteal || status=1; \
 	for ranks in 1 2 4; do \
 	  echo "--- Open MPI, $$ranks ranks"; $(OPENMPI) -n $$ranks .venv/bin/python $(MPI_TESTS) </dev/null || status=1; \
 	  echo "--- MPICH, $$ranks ranks"; $(MPICH) -n $$ranks .venv-mpich/bin/python $(MPI_TESTS) </dev/null || status=1; \
