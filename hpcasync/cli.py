@@ -16,7 +16,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from hpcasync import __version__
 from hpcasync.arguments import parse
 from hpcasync.errors import UsageError
-from hpcasync.launch import command, environment, execute, find_launcher
+from hpcasync.launch import Launcher, command, environment, execute, find_launcher
 from hpcasync.launch.boxes import EXPLANATION
 
 
@@ -32,6 +32,8 @@ class RunArguments:
     """Handed on: make a rank slower by a factor, e.g. 3:4."""
     jitter: Annotated[str | None, arg(metavar="LAW", help_behavior_hint="")] = None
     """Handed on: multiply the time of every step by a draw of this law."""
+    kill: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="RANK:STEP")] = ()
+    """Handed on: have a rank die in a step, e.g. 2:20."""
     step_seconds: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
     """Handed on: least duration of a step."""
     dry_run: Annotated[bool, FlagCreatePairsOff] = False
@@ -40,6 +42,7 @@ class RunArguments:
     def handed_on(self) -> list[str]:
         """The options that are the job's."""
         words = [word for slow in self.slow for word in ("--slow", slow)]
+        words += [word for kill in self.kill for word in ("--kill", kill)]
         for name, value in (("--world", self.world), ("--jitter", self.jitter), ("--step-seconds", self.step_seconds)):
             words += [name, str(value)] if value is not None else []
         return words
@@ -59,7 +62,10 @@ class ReportArguments:
 
 _RUN_HELP = """Start a job's ranks under the MPI launcher: hpcasync run [options] JOB.py [job options].
 
-hpcasync run JOB.py --help shows the job's own options."""
+hpcasync run JOB.py --help shows the job's own options.
+
+When a rank dies, the others go on (Open MPI). Under MPICH, or a plain mpirun without --with-ft ulfm, the launcher ends
+them all. The exit code is 0 if the run is done, whoever was lost on the way."""
 
 
 def run(words: Sequence[str]) -> int:
@@ -77,11 +83,12 @@ def run(words: Sequence[str]) -> int:
         return _run_directly(program + (["--ranks", str(arguments.n)] if arguments.n else []), arguments.dry_run)
     if {"-h", "--help"} & set(job_words):
         return _run_directly(program, arguments.dry_run)
-    argv = _launch_command(program, arguments.n)
+    launcher = find_launcher()
+    argv = _launch_command(launcher, program, arguments.n)
     if arguments.dry_run:
         print(shlex.join(argv))
         return 0
-    return execute(argv)
+    return execute(argv, survivable=launcher.family == "Open MPI")
 
 
 def report(words: Sequence[str]) -> int:
@@ -100,7 +107,7 @@ def bench(words: Sequence[str]) -> int:
     return measure(words)
 
 
-def _launch_command(program: Sequence[str], ranks: int | None) -> list[str]:
+def _launch_command(launcher: Launcher, program: Sequence[str], ranks: int | None) -> list[str]:
     cores = environment.cores()
     ranks = ranks or cores
     variables = {environment.RANKS: str(ranks)}
@@ -108,13 +115,14 @@ def _launch_command(program: Sequence[str], ranks: int | None) -> list[str]:
         variables |= {environment.TERMINAL: "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
     threads = _value(program, "--threads") or "1"
     return command(
-        find_launcher(),
+        launcher,
         program,
         ranks=ranks,
         threads=int(threads) if threads.isdigit() else 1,  # the job itself refuses what is no number
         cores=cores,
         root=os.geteuid() == 0,
         environment=variables,
+        survivable=True,
     )
 
 

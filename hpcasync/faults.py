@@ -1,4 +1,4 @@
-"""Injected stragglers: a World around a World in which some ranks compute more slowly than they could.
+"""Injected faults: a World around a World in which some ranks compute more slowly than they could, or die.
 
 The lost time is slept, not computed, so it costs no core: four ranks on two cores can stand for four equal machines,
 one of them four times slower. Simulated ranks have no time to sleep; there the same options give the compute law.
@@ -7,6 +7,8 @@ one of them four times slower. Simulated ranks have no time to sleep; there the 
 from __future__ import annotations
 
 import math
+import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +36,30 @@ def parse_slow(words: Sequence[str]) -> dict[int, float]:
             raise UsageError(f"--slow {word}: rank {int(rank)} is given twice")
         slow[int(rank)] = _factor(word, factor)
     return slow
+
+
+def parse_kill(words: Sequence[str]) -> dict[int, int]:
+    """``["2:20", "0:5,1:9"]`` as {rank: step}.
+
+    Raises:
+        UsageError: a word that is not RANK:STEP, a step below 1, a rank given twice.
+    """
+    kill: dict[int, int] = {}
+    for word in ",".join(words).split(",") if words else []:
+        rank, _, step = word.partition(":")
+        if not all(part.isascii() and part.isdigit() for part in (rank, step)) or int(step) < 1:
+            raise UsageError(f"--kill {word}: write RANK:STEP, for example 2:20; steps count from 1")
+        if int(rank) in kill:
+            raise UsageError(f"--kill {word}: rank {int(rank)} is given twice")
+        kill[int(rank)] = int(step)
+    return kill
+
+
+def check_kill(kill: Mapping[int, int], size: int) -> None:
+    """Raises UsageError for a rank to die outside a world of ``size``."""
+    for rank in kill:
+        if rank >= size:
+            raise UsageError(f"--kill {rank}:{kill[rank]}: the ranks are 0 to {size - 1}")
 
 
 def _factor(word: str, text: str) -> float:
@@ -79,9 +105,10 @@ class Faults:
         slow: {rank: factor}; factor 4 makes the rank's steps take four times as long.
         jitter: a law whose draws multiply the time of each step. A step is never shorter than its real computation.
         step_seconds: what a step is padded to before the factors, so that ranks may outnumber the cores.
+        kill: {rank: step}; the rank sends itself SIGKILL when it has computed that step, the first being 1.
 
     Raises:
-        UsageError: a slow rank outside the world.
+        UsageError: a rank outside the world.
     """
 
     def __init__(
@@ -91,10 +118,13 @@ class Faults:
         jitter: Law | None = None,
         step_seconds: float = 0.0,
         seed: int = 0,
+        kill: Mapping[int, int] | None = None,
     ) -> None:
         self._world = world
         self._pace = Pace(step_seconds, slow, jitter)
         self._pace.check(world.size)
+        check_kill(kill or {}, world.size)
+        self._dies_at = (kill or {}).get(world.rank)
         self._rank = world.rank  # as numbered at the start: a rank stays as slow as it was when others have died
         self._rng = np.random.default_rng((seed, world.rank))
         self._step = 0
@@ -109,6 +139,8 @@ class Faults:
         self._step += 1
         if whole > seconds:
             time.sleep(whole - seconds)
+        if self._step == self._dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
         self._world.computed(max(whole, seconds))
 
     def shrink(self) -> World:

@@ -138,6 +138,10 @@ class Pair(Flat):
         self._views.clear()
         self.message = self.memory.new_zeros(1)  # a count, and no gradient
 
+    def reset_grads(self) -> None:
+        """See :meth:`Replica.reset_grads`."""
+        self.use_messages([self._empty_message()])
+
     def _empty_message(self) -> Tensor:
         return self.memory.new_zeros(self.memory.numel() + 1)
 
@@ -213,6 +217,11 @@ class Replica:
         """Bring home every gradient that left the flat buffers."""
         for pair in self.pairs:
             pair.adopt_strays()
+
+    def reset_grads(self) -> None:
+        """Zeroed gradients in fresh memory: what is still in flight after a death may yet write into the old."""
+        for pair in self.pairs:
+            pair.reset_grads()
 
     def zero_grads(self) -> None:
         """Zero the gradients and the counts behind them."""

@@ -23,14 +23,20 @@ class Shard:
     def __init__(self, x: Tensor, y: Tensor, rank: int, size: int, batch_size: int, seed: int = 0) -> None:
         if batch_size < 1:
             raise UsageError(f"batch size {batch_size}: expected at least 1")
-        start, stop = split(len(x), size)[rank]
-        if stop - start < batch_size:
-            raise UsageError(
-                f"batch size {batch_size}: {len(x)} samples on {size} ranks leave rank {rank} only {stop - start}"
-            )
         self.x, self.y, self.batch_size = x, y, batch_size
-        self.rank, self.seed, self.epoch = rank, seed, 0
-        self.indices = np.random.default_rng(seed).permutation(len(x))[start:stop]
+        self.seed, self.epoch = seed, 0
+        self.deal(rank, size)
+
+    def deal(self, rank: int, size: int) -> None:
+        """Deal all samples out again, to ``size`` ranks of which this is ``rank``: others have died."""
+        start, stop = split(len(self.x), size)[rank]
+        if stop - start < self.batch_size:
+            raise UsageError(
+                f"batch size {self.batch_size}: {len(self.x)} samples on {size} ranks leave rank {rank} only "
+                f"{stop - start}"
+            )
+        self.rank = rank
+        self.indices = np.random.default_rng(self.seed).permutation(len(self.x))[start:stop]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next pass; ``epoch`` counts from 0."""

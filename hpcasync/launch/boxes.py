@@ -11,6 +11,9 @@ When a rank ends with a non-zero exit code or calls MPI_Abort, Open MPI prints b
 and MPICH a line ``Abort(1) on node 0 ...``. They would bury the one line that says what is wrong. So these boxes, and
 no others, are held back, and dropped at the end if some line began with ``hpcasync: `` (which a rank's own explanation
 does). Otherwise they are shown, late but whole.
+
+What Open MPI says about its own fault tolerance is dropped: that its shared windows are untested after a death (we
+have tested the way we use them), and which of its internal schedules a death has cut short.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from __future__ import annotations
 import re
 
 EXPLANATION = "hpcasync: "
+LOST = f"{EXPLANATION}lost "  # a rank, and the others go on: not the last word
+DONE = f"{EXPLANATION}done"  # for the launcher alone: not shown
 _RULE = re.compile(r"-{60,}\s*\Z")
 _BOX = re.compile(
     r"prterun detected that one or more processes exited with non-zero status"
@@ -25,37 +30,59 @@ _BOX = re.compile(
     r"|prterun has exited due to process rank .* calling\s*\Z"
 )
 _LINE = re.compile(r"Abort\(\d+\) on node \d+ .*application called MPI_Abort")
+_UNTESTED = re.compile(r"WARNING: The selected 'osc' module")
+_CHATTER = re.compile(r"\s*\d+ more process.* sent help message help-mpi-ft|NBC_Progress: an error \d+ was found")
 
 
 class Boxes:
-    """Fed with stderr line by line, gives back the lines to show now."""
+    """Fed with stderr line by line, gives back the lines to show now.
+
+    Attributes:
+        is_done: a rank has said that the run is done.
+        is_over: a rank has said how the run has ended; the launcher should end soon.
+    """
 
     def __init__(self) -> None:
-        self._explained = False
+        self.is_done = self.is_over = False
         self._rule: list[str] = []  # a rule that may open a box: the next line decides
-        self._inside = False
+        self._box: list[str] | None = None  # where the lines of the open box go
         self._held: list[str] = []
+        self._dropped: list[str] = []
 
     def feed(self, line: str) -> list[str]:
         """The lines to show now that ``line`` has come."""
-        if self._inside:
-            self._held.append(line)
-            self._inside = not _RULE.match(line)
+        line = line.replace("\0", "")  # Open MPI writes it behind a box
+        if not line:
+            return []
+        if self._box is not None:
+            self._box.append(line)
+            if _RULE.match(line):
+                self._box = None
             return []
         opening, self._rule = self._rule, []
-        if opening and _BOX.match(line):
-            self._held += [*opening, line]
-            self._inside = True
+        if opening and (_BOX.match(line) or _UNTESTED.match(line)):
+            self._box = self._held if _BOX.match(line) else self._dropped
+            self._box += [*opening, line]
             return []
         if _RULE.match(line):
             self._rule = [line]
             return opening
-        if _LINE.match(line) or (self._held and line in (" ", "\0")):
+        if _LINE.match(line) or (self._held and line == " "):
             self._held.append(line)
             return opening
-        self._explained |= line.startswith(EXPLANATION)
-        return [*opening, line]
+        if _CHATTER.match(line) or (self._dropped and not line.strip()):
+            self._dropped.append(line)
+            return opening
+        return opening + self._told(line)
 
     def rest(self) -> list[str]:
         """The lines still to show at the end."""
-        return self._rule + ([] if self._explained else self._held)
+        return self._rule + ([] if self.is_over else self._held)
+
+    def _told(self, line: str) -> list[str]:
+        """A line that may be a rank's word about the run."""
+        if line.startswith(DONE):
+            self.is_done = self.is_over = True
+            return []
+        self.is_over |= line.startswith(EXPLANATION) and not line.startswith(LOST)
+        return [line]

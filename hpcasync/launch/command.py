@@ -16,6 +16,7 @@ def command(
     cores: int,
     root: bool,
     environment: Mapping[str, str],
+    survivable: bool = False,
 ) -> list[str]:
     """The argv that starts ``program`` on ``ranks`` ranks of ``threads`` threads each.
 
@@ -24,11 +25,16 @@ def command(
             own; otherwise none is bound and idle ranks yield their core.
         root: the user is root, whom Open MPI turns away unless told otherwise.
         environment: variables for the ranks, also for those on other nodes.
+        survivable: when a rank dies, the launcher lets the others go on. MPICH's cannot.
     """
     fits = ranks * threads <= cores
     variables = {"OMP_NUM_THREADS": str(threads), **environment}
-    build = _open_mpi if launcher.family == "Open MPI" else _mpich
-    return [str(launcher.path), *build(ranks, threads, fits, root, variables), *program]
+    if launcher.family == "Open MPI":
+        first = ["--with-ft", "ulfm"] if survivable else []
+        build = _open_mpi
+    else:
+        first, build = [], _mpich
+    return [str(launcher.path), *first, *build(ranks, threads, fits, root, variables), *program]
 
 
 def _open_mpi(ranks: int, threads: int, fits: bool, root: bool, variables: Mapping[str, str]) -> list[str]:

@@ -210,7 +210,7 @@ def read_metrics(path: Path) -> Metrics:
             broken.append(index)
         elif "evaluation" in record:
             evaluations.append(Evaluation(row[0], row[1], _numbers(record["evaluation"])))
-        else:
+        elif "recovered" not in record:
             rows.append(row)
     table = np.array(rows, dtype=np.float64).reshape(-1, len(COLUMNS))
     return Metrics(

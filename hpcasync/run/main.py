@@ -16,10 +16,11 @@ from hpcasync.launch.boxes import EXPLANATION
 from hpcasync.run.gather import first_failure
 from hpcasync.run.options import Options
 from hpcasync.run.record import mark_failed
+from hpcasync.run.recovery import recover
 from hpcasync.run.run import Origin, PeerFailed, Run
 from hpcasync.run.stop import Signals
 from hpcasync.run.worlds import KINDS, Kind
-from hpcasync.world import World
+from hpcasync.world import RankFailed, World
 
 Job = TypeVar("Job", bound=Options)
 
@@ -53,12 +54,16 @@ def _enter(train: Callable[[Run, Job], None], options: Job, path: Path, argv: Se
         run = Run(world, options, Origin(path, options.world, library, argv), signals)
         try:
             train(run, options)
-            code = run.finish()
+            return run.finish()
         except PeerFailed as failure:
             code = failure.code
+        except RankFailed:
+            return _give_up(run)
         except (Exception, SystemExit) as error:
             code = _fail(run, error, kind)
-        world.close()
+        run.close()
+        if run.folder is None:
+            world.close()
         return code
 
     with Signals() as signals:
@@ -97,6 +102,16 @@ def _fail(run: Run, error: BaseException, kind: Kind) -> int:
     else:
         time.sleep(GRACE_SECONDS)
     return kind.abort(code)
+
+
+def _give_up(run: Run) -> int:
+    """End after a death before training: what the dead rank had begun, only it knew."""
+    world, _ = recover(run.world, lambda world: None)
+    if world.rank == 0:
+        _explain(
+            UsageError("a rank has died before training began; start the run again, under a new --name if it has one")
+        )
+    return 1
 
 
 def _explain(error: BaseException, rank: int = 0) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import UseAppendAction, arg
 
 from hpcasync.errors import UsageError
-from hpcasync.faults import parse_slow
+from hpcasync.faults import parse_kill, parse_slow
 from hpcasync.laws import parse_law
 from hpcasync.strategies import parse_strategy
 
@@ -52,6 +52,8 @@ class Options:
     """Make a rank slower by a factor, e.g. 3:4."""
     jitter: Annotated[str | None, arg(metavar="LAW", help_behavior_hint="")] = None
     """Multiply the time of every step by a draw of this law, e.g. exponential."""
+    kill: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="RANK:STEP")] = ()
+    """Have a rank die in a step, e.g. 2:20: under `hpcasync run` with Open MPI, or simulated, the others go on."""
     step_seconds: Annotated[float, arg(metavar="S")] = 0.0
     """Least duration of a step before --slow and --jitter (0 with --world sim means 1)."""
     evaluate_every: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
@@ -65,6 +67,7 @@ class Options:
         """
         parse_strategy(self.strategy)
         parse_slow(self.slow)
+        parse_kill(self.kill)
         if self.jitter is not None:
             parse_law(self.jitter)
         for name in ("ranks", "epochs", "steps", "threads", "batch_size", "evaluate_every"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,20 +46,40 @@ def _make(folder: Path) -> Path:
 
 
 class Record:
-    """Rank 0's hand on run.json. ``entries`` is its content so far."""
+    """The leading rank's hand on the run.json in ``folder``. ``entries`` is its content so far."""
 
     def __init__(self, folder: Path, entries: dict[str, Any]) -> None:
-        self._folder = folder
-        self._entries = {"schema": SCHEMA, "name": folder.name, "status": "running", **entries}
-        self._entries |= {"started": timestamp(), "finished": None, "summary": {}}
-        write_json(folder / "run.json", self._entries)
+        self.folder, self._entries = folder, entries
+
+    @classmethod
+    def create(cls, folder: Path, entries: dict[str, Any]) -> Record:
+        """That of a run that begins now."""
+        head = {"schema": SCHEMA, "name": folder.name, "status": "running"}
+        tail: dict[str, Any] = {"started": timestamp(), "finished": None, "failures": [], "summary": {}}
+        record = cls(folder, head | entries | tail)
+        record._write()
+        return record
+
+    @classmethod
+    def take_over(cls, folder: Path) -> Record:
+        """That of a run whose leading rank has died."""
+        return cls(folder, json.loads((folder / "run.json").read_text()))
+
+    def lose(self, dead: Sequence[int], survivors: Sequence[int], seconds: float) -> None:
+        """Note that ranks ``dead`` have died, ``seconds`` after the start."""
+        losses = [{"rank": rank, "seconds": seconds, "survivors": list(survivors)} for rank in dead]
+        self._entries["failures"] = [*self._entries["failures"], *losses]
+        self._write()
 
     def finish(self, status: str, summary: dict[str, Any]) -> None:
         """Replace run.json by its final form, and leave DONE behind a run that is done."""
         self._entries |= {"status": status, "finished": timestamp(), "summary": summary}
-        write_json(self._folder / "run.json", self._entries)
+        self._write()
         if status == "done":
-            (self._folder / "DONE").touch()
+            (self.folder / "DONE").touch()
+
+    def _write(self) -> None:
+        write_json(self.folder / "run.json", self._entries)
 
 
 def mark_failed(folder: Path, rank: int, error: str, traceback: str) -> bool:
@@ -76,6 +97,11 @@ def mark_failed(folder: Path, rank: int, error: str, traceback: str) -> bool:
     entries = json.loads((folder / "run.json").read_text())
     write_json(folder / "run.json", entries | {"status": "failed", "finished": timestamp()})
     return True
+
+
+def has_failed(folder: Path) -> bool:
+    """True if some rank has written FAILED.json."""
+    return (folder / "FAILED.json").exists()
 
 
 def write_json(path: Path, entries: dict[str, Any] | list[Any]) -> None:

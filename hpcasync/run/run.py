@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import signal
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,18 +16,18 @@ from torch import Tensor
 
 from hpcasync.errors import UsageError
 from hpcasync.launch import environment
-from hpcasync.launch.boxes import EXPLANATION
 from hpcasync.replica import Replica
 from hpcasync.run import provenance
-from hpcasync.run.evaluation import Evaluate, Evaluation
+from hpcasync.run.evaluation import Evaluate
 from hpcasync.run.gather import broadcast_text, first_failure, gather_text
-from hpcasync.run.metrics import Lines, Totals, better, metric, summarize
+from hpcasync.run.leader import Leader
+from hpcasync.run.metrics import Lines, Totals
 from hpcasync.run.options import Options
-from hpcasync.run.progress import Progress, closing
-from hpcasync.run.record import Record, create_folder, mark_failed
+from hpcasync.run.record import Record, create_folder, has_failed
+from hpcasync.run.recovery import recover
 from hpcasync.run.stop import Signals, Stop
-from hpcasync.strategies import Choice, Strategy, parse_strategy
-from hpcasync.world import World
+from hpcasync.strategies import Strategy, parse_strategy
+from hpcasync.world import RankFailed, World
 
 Batch = TypeVar("Batch")
 
@@ -57,6 +55,13 @@ class Run:
 
     ``start`` once, then ``for batch in run.steps(loader)`` with ``run.step(loss)`` at the end of each step. Until
     ``start`` a job must not call a collective verb of ``run.world``: there the ranks tell each other that all is well.
+
+    When a rank dies after ``start``, the others go on: with a new ``world``, a new ``strategy`` that begins with the
+    parameters of the first of them, their own optimizer state, and the data dealt out anew. The step that a death
+    interrupts is lost, and the epoch begins again.
+
+    Attributes:
+        rank, size: as numbered at the start. ``world.rank`` is this rank's number among the living.
     """
 
     def __init__(self, world: World, options: Options, origin: Origin, signals: Signals) -> None:
@@ -66,6 +71,9 @@ class Run:
         self._totals = Totals()
         self._open = ExitStack()
         self._epoch = 0
+        self._leader: Leader | None = None
+        self._members = list(range(world.size))  # the living, as numbered at the start
+        self._code: int | None = None  # once the run is concluded
         torch.set_num_threads(options.threads)
         torch.manual_seed(options.seed)
 
@@ -85,95 +93,83 @@ class Run:
             UsageError: the folder exists, or the strategy cannot be built; nothing has been overwritten.
         """
         self.agree(0)
-        choice = parse_strategy(self.options.strategy)
-        self.strategy: Strategy = choice.build(replica, self.world, optimizer)
-        self._stop = Stop(self.world, self.options, self._signals)
+        self._choice = parse_strategy(self.options.strategy)
+        self._trained, self._evaluate_by = (replica, optimizer), evaluate
+        self._build(self.world)
         hosts = self._hosts()
         folder = Path()
         if self.rank == 0:
-            self._evaluation = Evaluation(self.strategy, evaluate, self.options.target)
-            folder = create_folder(self.options.results, self.options.name, f"{self._origin.job.stem}-{choice.name}")
-            self._record = Record(folder, self._entries(choice, hosts))
-            self._progress = Progress(" ".join(self.options.strategy), environment.in_terminal())
-            self._open.callback(self._progress.close)
+            folder = create_folder(
+                self.options.results, self.options.name, f"{self._origin.job.stem}-{self._choice.name}"
+            )
+            self._lead(Record.create(folder, self._entries(hosts)))
         self.agree(0)
         self.folder = Path(broadcast_text(self.world, str(folder.resolve())))
         self._lines = Lines(self.folder / f"metrics.rank{self.rank}.jsonl")
         self._open.callback(self._lines.flush)
-        self._seconds_to_target: float | None = None
-        self.world.barrier()
-        self._started = self.world.now()
-        self._waited_before = self.world.waited
+        self._started, self._waited_before = self.world.now(), self.world.waited
+        with self._recovering():
+            self.world.barrier()
+        self._started, self._waited_before = self.world.now(), self.world.waited
 
     def steps(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """The batches of ``loader``, epoch after epoch, until the run ends for this rank.
 
-        ``loader.set_epoch(epoch)`` is called before each epoch if there is such a method.
+        ``loader.set_epoch(epoch)`` is called before each epoch if there is such a method, and
+        ``loader.deal(rank, size)`` after a death: this rank's new number, and how many are left.
 
         Raises:
             UsageError: the loader has no batch.
         """
-        limit = self.options.epochs
-        for epoch in itertools.count() if limit is None else range(limit):
+        limit, epoch, size = self.options.epochs, 0, self.size
+        while limit is None or epoch < limit:
+            if self.world.size < size:
+                size = self.world.size
+                if hasattr(loader, "deal"):
+                    loader.deal(self.world.rank, size)
             self._epoch = epoch
             if hasattr(loader, "set_epoch"):
                 loader.set_epoch(epoch)
             before = self._totals.steps
             for batch in loader:
-                if self._stop.reached(self._totals.steps, self._seconds()):
+                if self._ended():
                     return
                 self._samples = _count(batch)
                 self._began = self.world.now()
                 yield batch
-            if self._totals.steps == before:
-                raise UsageError(f"rank {self.rank} has no batch: fewer samples in its shard than --batch-size?")
-            if self.rank == 0 and self.options.evaluate_every is None:
-                self._evaluate()
+                if self.world.size < size:
+                    break
+            else:
+                if self._totals.steps == before:
+                    raise UsageError(f"rank {self.rank} has no batch: fewer samples in its shard than --batch-size?")
+                epoch += 1
+                if self.options.evaluate_every is None:
+                    with self._recovering():
+                        self._evaluate()
 
     def step(self, loss: Tensor) -> None:
         """After ``loss.backward()``: tell the World how long that took, let the strategy step, keep the numbers."""
-        self.world.computed(self.world.now() - self._began)
-        totals = self._totals
-        totals.compute_seconds += self.world.now() - self._began
-        self.strategy.step()
-        totals.steps += 1
-        totals.samples += self._samples
-        totals.waited_seconds = self.world.waited - self._waited_before
-        self._count_staleness()
-        value = float(loss.detach())
-        self._lines.add(
-            {
-                "step": totals.steps,
-                "seconds": self._seconds(),
-                "loss": value,
-                "samples": totals.samples,
-                "staleness": self.strategy.staleness.last,
-                "waited": totals.waited_seconds,
-            }
-        )
-        if self.rank == 0:
-            self._progress.step(totals, self._epoch, self._seconds(), value)
+        computed = self.world.now() - self._began
+        with self._recovering():
+            self.world.computed(computed)
+            self._totals.compute_seconds += self.world.now() - self._began
+            self.strategy.step()
+            self._note_step(float(loss.detach()))
             every = self.options.evaluate_every
-            if every is not None and totals.steps % every == 0:
+            if every is not None and self._totals.steps % every == 0:
                 self._evaluate()
 
     def finish(self) -> int:
         """Collective. Drain the strategy, evaluate what the run delivers, complete run.json. Returns the exit code."""
         if self.folder is None:
             raise UsageError(f"{self._origin.job.name}: train() has returned without run.start()")
-        totals = self._totals
-        totals.wall_seconds = self._seconds()
-        totals.interrupted = self._signals.received
-        self.strategy.drain()
-        self._count_staleness()
-        if self.rank == 0 and not totals.interrupted:
-            self._evaluate()
-        self._lines.flush()
-        everyone = totals.gather(self.world)
-        interrupted = max(int(rank.interrupted) for rank in everyone)
-        if self.rank == 0:
-            self._conclude(everyone, interrupted)
-        return 128 + interrupted if interrupted else 0
+        self._totals.wall_seconds = self._seconds()
+        while True:
+            with self._recovering():
+                if self._code is None:
+                    self._code = self._conclude()
+                self.world.close()
+                return self._code
 
     def close(self) -> None:
         """Write what is buffered and give the terminal back; for a run that has failed."""
@@ -198,14 +194,113 @@ class Run:
         totals.staleness_count, totals.staleness_max = staleness.count, staleness.max
         totals.staleness_sum = staleness.mean * staleness.count
 
+    def _note_step(self, loss: float) -> None:
+        totals = self._totals
+        totals.steps += 1
+        totals.samples += self._samples
+        totals.waited_seconds = self.world.waited - self._waited_before
+        self._count_staleness()
+        self._lines.add(
+            {
+                "step": totals.steps,
+                "seconds": self._seconds(),
+                "loss": loss,
+                "samples": totals.samples,
+                "staleness": self.strategy.staleness.last,
+                "waited": totals.waited_seconds,
+            }
+        )
+        if self._leader is not None:
+            self._leader.progress.step(totals, self._epoch, self._seconds(), loss)
+
     def _evaluate(self) -> None:
-        evaluation = self._evaluation.run()
+        """If this rank leads: evaluate, and stop all at the target."""
+        if self._leader is None:
+            return
         seconds = self._seconds()
-        self._lines.add({"step": self._totals.steps, "seconds": seconds, "evaluation": evaluation})
-        self._progress.evaluated(self._totals, self._epoch, seconds, evaluation)
-        if self._seconds_to_target is None and self._evaluation.target_reached():
-            self._seconds_to_target = seconds
+        values, reached = self._leader.evaluate(self._totals, self._epoch, seconds)
+        self._lines.add({"step": self._totals.steps, "seconds": seconds, "evaluation": values})
+        if reached:
             self._stop.tell_all()
+
+    def _ended(self) -> bool:
+        with self._recovering():
+            return self._stop.reached(self._totals.steps, self._seconds())
+        return False
+
+    def _conclude(self) -> int:
+        """Collective. The end of the run, without leaving the World; the exit code."""
+        self._totals.interrupted = self._signals.received
+        self.strategy.drain()
+        self._count_staleness()
+        if not self._totals.interrupted:
+            self._evaluate()
+        self._lines.flush()
+        everyone = self._totals.gather(self.world)
+        interrupted = max(int(rank.interrupted) for rank in everyone)
+        if self._leader is not None:
+            self._leader.conclude(everyone, interrupted)
+        return 128 + interrupted if interrupted else 0
+
+    def _build(self, world: World) -> None:
+        """Collective. The strategy and the way to stop."""
+        self.strategy: Strategy = self._choice.build(self._trained[0], world, self._trained[1])
+        self._stop = Stop(world, self.options, self._signals)
+
+    def _lead(self, record: Record) -> None:
+        self._leader = Leader(record, self.options, self.strategy, self._evaluate_by, self.rank)
+        self._open.callback(self._leader.progress.close)
+
+    @contextmanager
+    def _recovering(self) -> Iterator[None]:
+        """Around what calls the World after start(): a death cuts it short, and then all is in place to go on.
+
+        Raises:
+            PeerFailed: the dead rank has failed and said why; nobody goes on.
+        """
+        try:
+            yield
+        except RankFailed:
+            assert self.folder is not None
+            if self._code is None and has_failed(self.folder):
+                raise PeerFailed(1) from None
+            began, before = self.world.now(), self._members
+            self.world, self._members = recover(self.world, partial(self._rebuild, self._stop.told))
+            if self._code is None:
+                self._go_on([rank for rank in before if rank not in self._members], began)
+
+    def _rebuild(self, stopped: bool, world: World) -> list[int]:
+        """Collective. Who is here, as numbered at the start. If none has concluded the run, it goes on in ``world``."""
+        table = torch.zeros(world.size, 2, dtype=torch.int64)
+        table[world.rank] = torch.tensor([self.rank, -1 if self._code is None else self._code])
+        world.allreduce(table.view(-1))
+        members: list[int] = table[:, 0].tolist()
+        codes: list[int] = table[:, 1].tolist()
+        if max(codes) >= 0:
+            self._code = max(codes)
+            return members
+        replica, staleness = self._trained[0], self.strategy.staleness
+        replica.reset_grads()
+        self._build(world)
+        self.strategy.staleness = staleness
+        if stopped:
+            self._stop.tell_all()
+        return members
+
+    def _go_on(self, dead: list[int], began: float) -> None:
+        """This rank's notes about a recovery that ``began`` then; the first of the living leads."""
+        assert self.folder is not None
+        seconds = self._seconds()
+        recovery = {"dead": dead, "survivors": self._members, "recovery_seconds": self.world.now() - began}
+        self._lines.add({"step": self._totals.steps, "seconds": seconds, "recovered": recovery})
+        if self.world.rank > 0:
+            return
+        if self._leader is None:
+            self._lead(Record.take_over(self.folder))
+        else:
+            self._leader.follow(self.strategy)
+        assert self._leader is not None
+        self._leader.lose(dead, self._members, seconds)
 
     def _hosts(self) -> list[dict[str, Any]]:
         """Every rank's place; simulated ranks all have this process's."""
@@ -214,11 +309,11 @@ class Run:
             return [mine]
         return [json.loads(text) for text in gather_text(self.world, json.dumps(mine))]
 
-    def _entries(self, choice: Choice, hosts: list[dict[str, Any]]) -> dict[str, Any]:
+    def _entries(self, hosts: list[dict[str, Any]]) -> dict[str, Any]:
         config, origin = self.options.config(), self._origin
         return {
             "job": origin.job.stem,
-            "strategy": {"name": choice.name, "options": dict(choice.options)},
+            "strategy": {"name": self._choice.name, "options": dict(self._choice.options)},
             "world": {
                 "kind": origin.world,
                 "size": self.size,
@@ -235,22 +330,6 @@ class Run:
             "environment": environment.variables(),
             "slurm": environment.slurm(),
         }
-
-    def _conclude(self, everyone: list[Totals], interrupted: int) -> None:
-        assert self.folder is not None
-        last = self._evaluation.last
-        summary = {name: metric(value, "", better(name)) for name, value in last.items()} | summarize(everyone)
-        if self.options.target is not None:
-            summary["seconds_to_target"] = metric(self._seconds_to_target, "s", "lower")
-        if interrupted:
-            reason = f"stopped by {signal.Signals(interrupted).name}"
-            mark_failed(self.folder, self.rank, reason, "")
-            print(f"{EXPLANATION}{reason}", file=sys.stderr, flush=True)
-            self._record.finish("failed", summary)
-        else:
-            reason = "done"
-            self._record.finish("done", summary)
-        self._progress.end(f"{closing(summary)}  {reason}: {self.folder}")
 
 
 def _count(batch: Any) -> int:

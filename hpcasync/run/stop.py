@@ -45,6 +45,11 @@ class Stop:
         self._told = False
         self._window = world.window(1, torch.int64)
 
+    @property
+    def told(self) -> bool:
+        """True if a rank has decided for all."""
+        return self._told or bool(self._window.local[0])
+
     def tell_all(self) -> None:
         """No rank shall begin another step."""
         if self._told:
@@ -60,8 +65,7 @@ class Stop:
         if self._signals.received:
             self.tell_all()
         return (
-            self._told
-            or bool(self._window.local[0])
+            self.told
             or (self._steps is not None and steps >= self._steps)
             or (self._seconds is not None and seconds >= self._seconds)
         )

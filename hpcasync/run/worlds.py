@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import faulthandler
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
 from hpcasync.errors import UsageError
-from hpcasync.faults import Faults, Pace, parse_slow
+from hpcasync.faults import Faults, Pace, check_kill, parse_kill, parse_slow
 from hpcasync.launch import environment
 from hpcasync.laws import parse_law
 from hpcasync.run.options import Options
 from hpcasync.world import World
+
+START_SECONDS = 300  # from the first rank that starts MPI to the last
 
 
 @dataclass(frozen=True)
@@ -29,16 +32,21 @@ class Kind:
 
 
 def _enter_mpi(body: Callable[[World, str], int], options: Options) -> int:
-    from hpcasync.mpi import MPIWorld  # initialises MPI: not for `--help` or simulated ranks
+    # Where deaths are tolerated, MPI_Init waits for ever for a rank that has died before it.
+    faulthandler.dump_traceback_later(START_SECONDS, exit=True)
+    from hpcasync.mpi import MPIWorld, leave  # initialises MPI: not for `--help` or simulated ranks
 
     world = MPIWorld()
+    faulthandler.cancel_dump_traceback_later()
     expected = environment.expected_ranks()
     if expected is not None and world.size != expected:
         raise UsageError(
             f"{expected} ranks were started, but MPI sees {world.size}: "
             f"the launcher belongs to another MPI than mpi4py's ({world.library})"
         )
-    return body(_with_faults(world, options), world.library)
+    code = body(_with_faults(world, options), world.library)
+    leave(code)
+    return code
 
 
 def _abort_mpi(code: int) -> NoReturn:
@@ -56,8 +64,10 @@ def _enter_sim(body: Callable[[World, str], int], options: Options) -> int:
     jitter = parse_law(options.jitter) if options.jitter is not None else None
     pace = Pace(options.step_seconds or 1.0, parse_slow(options.slow), jitter)
     pace.check(options.ranks)
-    codes = simulate(lambda world: body(world, "SimWorld"), options.ranks, compute=pace, seed=options.seed)
-    return max(int(code) for code in codes)
+    kill = parse_kill(options.kill)
+    check_kill(kill, options.ranks)
+    codes = simulate(lambda world: body(world, "SimWorld"), options.ranks, compute=pace, seed=options.seed, kill=kill)
+    return max((int(code) for code in codes if code is not None), default=1)
 
 
 def _enter_horovod(body: Callable[[World, str], int], options: Options) -> int:
@@ -65,11 +75,11 @@ def _enter_horovod(body: Callable[[World, str], int], options: Options) -> int:
 
 
 def _with_faults(world: World, options: Options) -> World:
-    slow = parse_slow(options.slow)
+    slow, kill = parse_slow(options.slow), parse_kill(options.kill)
     jitter = parse_law(options.jitter) if options.jitter is not None else None
-    if not slow and jitter is None and not options.step_seconds:
+    if not slow and not kill and jitter is None and not options.step_seconds:
         return world
-    return Faults(world, slow, jitter, options.step_seconds, options.seed)
+    return Faults(world, slow, jitter, options.step_seconds, options.seed, kill)
 
 
 KINDS = {

@@ -29,6 +29,7 @@ def simulate(
     beta: float = 0.0,
     seed: int = 0,
     fail: Mapping[int, int | float] | None = None,
+    kill: Mapping[int, int] | None = None,
     ranks_per_node: int | None = None,
 ) -> list[Any]:
     """Run ``main(world)`` as ``size`` ranks; what each of them returned, None for the dead.
@@ -41,6 +42,7 @@ def simulate(
         fail: ``{rank: 20}`` dies as it enters its 20th call of a verb (of the World, its windows and requests, calls
             inside conditions and ``now`` not counted); ``{rank: 3.5}`` at 3.5 s of virtual time. The survivors hear of
             it DETECTION_SECONDS later. Messages that a rank sent before its death still arrive.
+        kill: ``{rank: 20}`` dies when it has computed its 20th step.
         ranks_per_node: consecutive ranks that share a node; all of them by default.
 
     Raises:
@@ -63,6 +65,8 @@ def simulate(
         if not 0 <= number < size:
             raise UsageError(f"fail={{{number}: {when}}}: rank {number} is not one of 0 to {size - 1}")
         _schedule_death(simulation.ranks[number], when)
+    for number, step in (kill or {}).items():
+        simulation.ranks[number].dies_in_step = step
     group = Group(simulation, simulation.ranks, ranks_per_node or size)
     return simulation.run([partial(main, SimWorld(group, rank)) for rank in range(size)])
 

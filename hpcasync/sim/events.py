@@ -67,7 +67,7 @@ class Rank:
         self.rng = np.random.default_rng([simulation.seed, number])
         self.greenlet: Any = None
         self.result: Any = None
-        self.dies_at_call = 0
+        self.dies_at_call = self.dies_in_step = 0
         self.calls = self.steps = self.sent_bytes = 0
         self.waited = 0.0
         self.dead = False

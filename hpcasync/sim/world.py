@@ -184,6 +184,8 @@ class SimWorld:
             raise UsageError(f"{me.simulation.law} drew {draw}: a compute time is above 0")
         me.steps += 1
         me.sleep(draw)
+        if me.steps == me.dies_in_step:
+            me.die()
 
     def now(self) -> float:
         if self._me.watch is not None:

@@ -1,0 +1,73 @@
+"""What rank 0 does for all: evaluations, the line that moves, run.json, the last word."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+
+from hpcasync.launch import environment
+from hpcasync.launch.boxes import DONE, EXPLANATION, LOST
+from hpcasync.run.evaluation import Evaluate, Evaluation
+from hpcasync.run.metrics import Totals, better, metric, summarize
+from hpcasync.run.options import Options
+from hpcasync.run.progress import Progress, closing
+from hpcasync.run.record import Record, mark_failed
+from hpcasync.strategies import Strategy
+
+
+class Leader:
+    """The rank that is 0 in the World: the first of the survivors takes over when it dies.
+
+    Args:
+        evaluate: see :meth:`hpcasync.run.Run.start`.
+        rank: its number at the start.
+    """
+
+    def __init__(self, record: Record, options: Options, strategy: Strategy, evaluate: Evaluate, rank: int) -> None:
+        self.record, self._options, self._evaluate, self._rank = record, options, evaluate, rank
+        self.progress = Progress(" ".join(options.strategy), environment.in_terminal())
+        self.follow(strategy)
+        self._seconds_to_target: float | None = None
+
+    def follow(self, strategy: Strategy) -> None:
+        """Evaluate what ``strategy`` would deliver from now on."""
+        self._evaluation = Evaluation(strategy, self._evaluate, self._options.target)
+
+    def evaluate(self, totals: Totals, epoch: int, seconds: float) -> tuple[dict[str, float], bool]:
+        """Evaluate now: the metrics, and whether they reach the target for the first time."""
+        values = self._evaluation.run()
+        self.progress.evaluated(totals, epoch, seconds, values)
+        reached = self._seconds_to_target is None and self._evaluation.target_reached()
+        if reached:
+            self._seconds_to_target = seconds
+        return values, reached
+
+    def lose(self, dead: Sequence[int], survivors: Sequence[int], seconds: float) -> None:
+        """Tell that the run goes on without ranks ``dead``."""
+        self.record.lose(dead, survivors, seconds)
+        names, rest = (", ".join(map(str, ranks)) for ranks in (dead, survivors))
+        _say(f"{LOST}rank {names} after {seconds:.1f} s; going on with {rest}")
+
+    def conclude(self, everyone: list[Totals], interrupted: int) -> None:
+        """Write the summary and the outcome."""
+        last = self._evaluation.last
+        summary = {name: metric(value, "", better(name)) for name, value in last.items()} | summarize(everyone)
+        if self._options.target is not None:
+            summary["seconds_to_target"] = metric(self._seconds_to_target, "s", "lower")
+        folder = self.record.folder
+        if interrupted:
+            reason = f"stopped by {signal.Signals(interrupted).name}"
+            mark_failed(folder, self._rank, reason, "")
+            self.record.finish("failed", summary)
+            _say(f"{EXPLANATION}{reason}")
+        else:
+            reason = "done"
+            self.record.finish("done", summary)
+            if environment.expected_ranks() is not None:
+                _say(DONE)  # to `hpcasync run`, which believes no exit code
+        self.progress.end(f"{closing(summary)}  {reason}: {folder}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
