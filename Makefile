@@ -1,6 +1,6 @@
 PYTHON ?= python3
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check -c constraints.txt
-STRATEGIES = sync stale hogwild downpour
+STRATEGIES = sync stale eager hogwild downpour
 DEMO = results/demo
 
 # One thread per rank, and 4 ranks on any number of cores: an idle rank yields its core.
