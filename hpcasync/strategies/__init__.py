@@ -16,8 +16,8 @@ from hpcasync.strategies.as_ready import AsReady
 from hpcasync.strategies.downpour import Downpour
 from hpcasync.strategies.eager import Eager
 from hpcasync.strategies.hogwild import Hogwild
-from hpcasync.strategies.in_backward import InBackward
 from hpcasync.strategies.hogwild_nodes import HogwildNodes
+from hpcasync.strategies.in_backward import InBackward
 from hpcasync.strategies.stale import Stale
 from hpcasync.strategies.strategy import Strategy
 from hpcasync.strategies.sync import Sync

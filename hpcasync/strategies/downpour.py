@@ -162,6 +162,6 @@ class Downpour(Strategy):
                 center.pull(center.update)
                 params.add_(center.update.sub(center.anchor))
                 center.anchor.copy_(center.update)
-            else:
-                center.pull(params)
-                center.anchor.copy_(params)
+            else:  # by way of the anchor: a death during the pull leaves the parameters whole
+                center.pull(center.anchor)
+                params.copy_(center.anchor)

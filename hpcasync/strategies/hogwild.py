@@ -29,6 +29,8 @@ class Hogwild(Strategy):
         UsageError: the ranks are spread over several nodes.
     """
 
+    _read = 0  # updates that the node had made when this rank last read the parameters
+
     def __init__(self, replica: Replica, world: World, optimizer: torch.optim.Optimizer) -> None:
         if world.node.size != world.size:
             raise UsageError(
@@ -57,7 +59,6 @@ class Hogwild(Strategy):
     def _share(self) -> None:
         """Move the parameters of a node's replicas into one memory, and count its updates in another."""
         self._board = self.world.shared(self.world.size, torch.int64)  # a rank writes its own element only
-        self._read: int = 0
         for pair in self.replica.pairs:
             memory = self.world.shared(pair.params.numel(), pair.params.dtype)
             if self.world.node.rank == 0:
