@@ -42,32 +42,37 @@ def main(train: Callable[[Run, Job], None], job: type[Job], argv: Sequence[str] 
     try:
         options = parse(job, words, prog=path.name, description=sys.modules[train.__module__].__doc__ or "")
         options.resolve()
-        sys.exit(_enter(train, options, path, [str(path), *words]))
+        sys.exit(_enter(train, options, path, [sys.argv[0], *words]))
     except UsageError as error:
         _refuse(error)
 
 
 def _enter(train: Callable[[Run, Job], None], options: Job, path: Path, argv: Sequence[str]) -> int:
     kind = KINDS[options.world]
-
-    def body(world: World, library: str) -> int:
-        run = Run(world, options, Origin(path, options.world, library, argv), signals)
-        try:
-            train(run, options)
-            return run.finish()
-        except PeerFailed as failure:
-            code = failure.code
-        except RankFailed:
-            return _give_up(run)
-        except (Exception, SystemExit) as error:
-            code = _fail(run, error, kind)
-        run.close()
-        if run.folder is None:
-            world.close()
-        return code
-
     with Signals() as signals:
+
+        def body(world: World, library: str) -> int:
+            origin = Origin(path, options.world, library, argv)
+            return live(train, options, Run(world, options, origin, signals), kind)
+
         return kind.enter(body, options)
+
+
+def live(train: Callable[[Run, Job], None], options: Job, run: Run, kind: Kind) -> int:
+    """``train(run, options)`` on one rank, with whatever end it takes; the exit code."""
+    try:
+        train(run, options)
+        return run.finish()
+    except PeerFailed as failure:
+        code = failure.code
+    except RankFailed:
+        return _give_up(run)
+    except (Exception, SystemExit) as error:
+        code = _fail(run, error, kind)
+    run.close()
+    if run.folder is None:
+        run.world.close()
+    return code
 
 
 def _refuse(error: UsageError) -> NoReturn:

@@ -24,7 +24,7 @@ from hpcasync.run.leader import Leader
 from hpcasync.run.metrics import Lines, Totals
 from hpcasync.run.options import Options
 from hpcasync.run.record import Record, create_folder, has_failed
-from hpcasync.run.recovery import recover
+from hpcasync.run.recovery import recover, share_optimizer_state
 from hpcasync.run.stop import Signals, Stop
 from hpcasync.strategies import Strategy, parse_strategy
 from hpcasync.world import RankFailed, World
@@ -57,7 +57,7 @@ class Run:
     ``start`` a job must not call a collective verb of ``run.world``: there the ranks tell each other that all is well.
 
     When a rank dies after ``start``, the others go on: with a new ``world``, a new ``strategy`` that begins with the
-    parameters of the first of them, their own optimizer state, and the data dealt out anew. The step that a death
+    parameters and optimizer state of the first of them, and the data dealt out anew. The step that a death
     interrupts is lost, and the epoch begins again.
 
     Attributes:
@@ -279,9 +279,10 @@ class Run:
         if max(codes) >= 0:
             self._code = max(codes)
             return members
-        replica, staleness = self._trained[0], self.strategy.staleness
+        (replica, optimizer), staleness = self._trained, self.strategy.staleness
         replica.reset_grads()
         self._build(world)
+        share_optimizer_state(world, optimizer)
         self.strategy.staleness = staleness
         if stopped:
             self._stop.tell_all()
