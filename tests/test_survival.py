@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hpcasync.replica import Replica
 from hpcasync.run import Options, Run, provenance
 from hpcasync.run.main import live
-from hpcasync.run.run import Origin
+from hpcasync.run.provenance import Origin
 from hpcasync.run.stop import Signals
 from hpcasync.run.worlds import KINDS
 from hpcasync.sim import simulate

@@ -15,9 +15,10 @@ from hpcasync.launch import environment
 from hpcasync.launch.boxes import EXPLANATION
 from hpcasync.run.gather import first_failure
 from hpcasync.run.options import Options
+from hpcasync.run.provenance import Origin
 from hpcasync.run.record import mark_failed
 from hpcasync.run.recovery import recover
-from hpcasync.run.run import Origin, PeerFailed, Run
+from hpcasync.run.run import PeerFailed, Run
 from hpcasync.run.stop import Signals
 from hpcasync.run.worlds import KINDS, Kind
 from hpcasync.world import RankFailed, World

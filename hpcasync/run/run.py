@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +16,12 @@ from torch import Tensor
 from hpcasync.errors import UsageError
 from hpcasync.launch import environment
 from hpcasync.replica import Replica
-from hpcasync.run import provenance
 from hpcasync.run.evaluation import Evaluate
 from hpcasync.run.gather import broadcast_text, first_failure, gather_text
 from hpcasync.run.leader import Leader
 from hpcasync.run.metrics import Lines, Totals
 from hpcasync.run.options import Options
+from hpcasync.run.provenance import Origin
 from hpcasync.run.record import Record, create_folder, has_failed
 from hpcasync.run.recovery import recover, share_optimizer_state
 from hpcasync.run.stop import Signals, Stop
@@ -38,16 +37,6 @@ class PeerFailed(Exception):  # noqa: N818 -- named like RankFailed
     def __init__(self, code: int) -> None:
         self.code = code
         super().__init__(f"a peer has failed with code {code}")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a run comes from: the job's file, the kind of world, its library, and how the process was called."""
-
-    job: Path
-    world: str
-    library: str
-    argv: Sequence[str]
 
 
 class Run:
@@ -102,7 +91,8 @@ class Run:
             folder = create_folder(
                 self.options.results, self.options.name, f"{self._origin.job.stem}-{self._choice.name}"
             )
-            self._lead(Record.create(folder, self._entries(hosts)))
+            entries = self._origin.entries(self.options, self._choice, self.size, hosts)
+            self._lead(Record.create(folder, entries))
         self.agree(0)
         self.folder = Path(broadcast_text(self.world, str(folder.resolve())))
         self._lines = Lines(self.folder / f"metrics.rank{self.rank}.jsonl")
@@ -309,28 +299,6 @@ class Run:
         if self._origin.world == "sim":
             return [mine]
         return [json.loads(text) for text in gather_text(self.world, json.dumps(mine))]
-
-    def _entries(self, hosts: list[dict[str, Any]]) -> dict[str, Any]:
-        config, origin = self.options.config(), self._origin
-        return {
-            "job": origin.job.stem,
-            "strategy": {"name": self._choice.name, "options": dict(self._choice.options)},
-            "world": {
-                "kind": origin.world,
-                "size": self.size,
-                "library": origin.library,
-                "launcher": environment.launched_by(),
-            },
-            "config": config,
-            "config_hash": provenance.config_hash(config),
-            "argv": list(origin.argv),
-            "git": provenance.git(origin.job.resolve().parent),
-            "packages": provenance.packages(),
-            "hosts": hosts,
-            "seed": self.options.seed,
-            "environment": environment.variables(),
-            "slurm": environment.slurm(),
-        }
 
 
 def _count(batch: Any) -> int:
