@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import torch
@@ -108,7 +107,6 @@ class Progress:
         self._busy = threading.Condition()
         self._thread: threading.Thread | None = None
         self._ended = False
-        self._round = threading.RLock()  # held while the thread works
 
     def add(self, request: Pollable) -> None:
         """Poll ``request`` until it is done."""
@@ -121,12 +119,6 @@ class Progress:
         with self._busy:
             self._services.append(service)
             self._wake()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """The thread makes no calls into MPI meanwhile: for calls of the rank's own that block there."""
-        with self._round:
-            yield
 
     def end(self) -> None:
         with self._busy:
@@ -149,9 +141,8 @@ class Progress:
                 if self._ended:
                     return
                 requests, services = list(self._requests), list(self._services)
-            with self._round:
-                moved = [service() for service in services]
-                done = [request for request in requests if request.poll()]
+            moved = [service() for service in services]
+            done = [request for request in requests if request.poll()]
             if done:
                 with self._busy:
                     self._requests = [request for request in self._requests if request not in done]

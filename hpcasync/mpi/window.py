@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import cast
 
 import numpy as np
@@ -35,7 +34,6 @@ class MPIWindow:
         comm: the world's ranks.
         node_comm: the node's ranks; ``node_ranks``: their numbers in the world, in the same order.
         connect: given this rank's segment, joins it to the other nodes; None when there are none.
-        paused: a context in which the rank may block inside the MPI library.
 
     Raises:
         UsageError: by the verbs, for a rank, offset, length, dtype or layout that does not fit.
@@ -49,9 +47,8 @@ class MPIWindow:
         length: int,
         dtype: torch.dtype,
         connect: Callable[[Segment], Remote] | None,
-        paused: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self._dtype, self._paused = dtype, paused
+        self._dtype = dtype
         lengths = np.empty(comm.size, np.int64)
         comm.Allgather(np.array([length]), lengths)
         self._lengths: list[int] = lengths.tolist()
@@ -90,8 +87,6 @@ class MPIWindow:
             self._remote.take(target, rank, offset)
 
     def flush(self) -> None:
-        if self._freed:
-            return
         self._win.Sync()
         if self._remote is not None:
             self._remote.flush()
@@ -102,9 +97,8 @@ class MPIWindow:
         self._freed = True
         if self._remote is not None:
             self._remote.close()
-        with self._paused():
-            self._win.Unlock_all()
-            self._win.Free()
+        self._win.Unlock_all()
+        self._win.Free()
 
     def _check(self, verb: str, buffer: Tensor, rank: int, offset: int) -> None:
         if not 0 <= rank < len(self._lengths):

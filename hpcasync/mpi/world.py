@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
@@ -99,8 +98,8 @@ class MPIWorld:
 
     @deaths_as_rank_failed()
     def partial(self, like: Sequence[Tensor], quorum: Quorum, bound: int) -> PartialRounds:
-        with self._assembled():
-            channel = MPIWorld(self._comm.Dup(), beside=self)
+        self._assemble()
+        channel = MPIWorld(self._comm.Dup(), beside=self)
         rounds = PartialRounds(channel, like, quorum, bound, PartialRounds.poll)
         rounds.open()
         self._channels.append((channel, rounds))
@@ -117,17 +116,16 @@ class MPIWorld:
 
     @deaths_as_rank_failed()
     def window(self, length: int, dtype: torch.dtype = torch.float32) -> MPIWindow:
+        self._assemble()
         connect = self._connect if self.node.size < self.size else None
-        paused = self._progress.paused
-        with self._assembled():
-            window = MPIWindow(self._comm, self._node_comm, self._node_ranks, length, dtype, connect, paused)
+        window = MPIWindow(self._comm, self._node_comm, self._node_ranks, length, dtype, connect)
         self._windows.append(window)
         return window
 
     @deaths_as_rank_failed()
     def shared(self, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        with self._assembled():
-            win, parts = allocate(self._node_comm, length * dtype.itemsize if self.node.rank == 0 else 0)
+        self._assemble()
+        win, parts = allocate(self._node_comm, length * dtype.itemsize if self.node.rank == 0 else 0)
         self._shared.append(win)
         memory = torch.from_numpy(parts[0][: length * dtype.itemsize]).view(dtype)
         if self.node.rank == 0:
@@ -137,11 +135,11 @@ class MPIWorld:
 
     @deaths_as_rank_failed()
     def leaders(self) -> MPIWorld | None:
-        with self._assembled():
-            comm = self._comm.Split(0 if self.node.rank == 0 else MPI.UNDEFINED)
-            if comm == MPI.COMM_NULL:
-                return None
-            world = MPIWorld(cast(MPI.Intracomm, comm), beside=self)
+        self._assemble()
+        comm = self._comm.Split(0 if self.node.rank == 0 else MPI.UNDEFINED)
+        if comm == MPI.COMM_NULL:
+            return None
+        world = MPIWorld(cast(MPI.Intracomm, comm), beside=self)
         self._beside.append(world)
         return world
 
@@ -203,9 +201,6 @@ class MPIWorld:
 
     def _all_have_come(self) -> bool:
         try:
-            for world in self._worlds():
-                for window in world._windows:
-                    window.flush()
             self.barrier()
         except RankFailed:
             self._revoke()  # nobody shall wait here for one that has gone to shrink()
@@ -237,17 +232,14 @@ class MPIWorld:
             self._progress.add(request)
         return request
 
-    @contextmanager
-    def _assembled(self) -> Iterator[None]:
-        """Wait until all ranks have come; then the body may block inside the MPI library, which some calls do.
+    def _assemble(self) -> None:
+        """Wait until all ranks have come, before calls that block inside the MPI library.
 
-        Between nodes, Open MPI delivers next to nothing to a rank of which one thread blocks and another one tests. So
-        the progress thread pauses, and nobody may need it any more: one that waited for an answer would never come.
+        Between nodes, Open MPI hardly delivers anything to the progress thread of a rank that is blocked. So nobody may
+        need that thread any more: a rank that waits for an answer would never come to where the others are.
         """
         if self.node.size < self.size:
             self.barrier()
-        with self._progress.paused():
-            yield
 
     def _connect(self, segment: Segment) -> Remote:
         """Let other nodes reach this rank's part of the window that is being made. Collective."""
