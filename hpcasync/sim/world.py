@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from hpcasync.sim.events import Rank, Watch
 from hpcasync.sim.group import Collective, Group
 from hpcasync.sim.window import Part, SimWindow
 from hpcasync.world import Quorum, WorldError
+
+T = TypeVar("T")
 
 _POLL_SECONDS = 1e-3  # how often a condition that reads the clock is looked at
 _HALF = (torch.float16, torch.bfloat16)
@@ -162,7 +164,7 @@ class SimWorld:
         me = self._me
         watch = Watch()
         try:
-            while not self._holds(condition, watch):
+            while not self._under(watch, condition):
                 self._group.check_alive()
                 self._watch(watch)
                 me.in_condition_wait = True
@@ -174,6 +176,13 @@ class SimWorld:
         if watch.remote and me.watch is None:
             me.sleep(me.simulation.alpha)
             me.waited += me.simulation.alpha
+
+    def look(self, function: Callable[[], T]) -> T:
+        """What ``function()`` returns. It takes no time, and no other rank runs: pulls in it are complete at once.
+
+        For an observer: :meth:`Strategy.result`, say, without the cost of its messages. It may not wait.
+        """
+        return self._under(Watch(), function)
 
     def computed(self, seconds: float) -> None:
         """Let the virtual clock run by the next draw from the compute law, in seconds. The argument is ignored."""
@@ -225,12 +234,13 @@ class SimWorld:
         self._me.count_sent(int(passed_on_bytes))
         return SimRequest(self._group, self.rank, collective, buffer)
 
-    def _holds(self, condition: Callable[[], bool], watch: Watch) -> bool:
+    def _under(self, watch: Watch, look: Callable[[], T]) -> T:
+        """What ``look()`` returns; ``watch`` then holds what it has read."""
         watch.sources.clear()
         watch.remote = watch.clock = False
         outer, self._me.watch = self._me.watch, watch
         try:
-            return bool(condition())
+            return look()
         finally:
             self._me.watch = outer
 

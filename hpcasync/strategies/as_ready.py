@@ -31,6 +31,8 @@ class AsReady(Strategy):
         UsageError: a cap below 1 byte; by backward(), when it is called twice in a step.
     """
 
+    replicated = True
+
     def __init__(
         self, replica: Replica, world: World, optimizer: torch.optim.Optimizer, bucket_bytes: int = 1 << 20
     ) -> None:

@@ -38,6 +38,8 @@ class Eager(Strategy):
         UsageError: a quorum that is none of these or larger than the world, or a negative bound.
     """
 
+    replicated = True
+
     def __init__(
         self, replica: Replica, world: World, optimizer: torch.optim.Optimizer, quorum: str = "majority", bound: int = 8
     ) -> None:

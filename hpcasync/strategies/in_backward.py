@@ -43,6 +43,8 @@ class InBackward(Strategy):
             when it is called twice in a step.
     """
 
+    replicated = True
+
     def __init__(
         self, replica: Replica, world: World, optimizer: torch.optim.Optimizer, bucket_bytes: int = 1 << 20
     ) -> None:

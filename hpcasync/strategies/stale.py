@@ -40,6 +40,8 @@ class Stale(Strategy):
         bound: reductions in flight while a rank computes.
     """
 
+    replicated = True
+
     def __init__(self, replica: Replica, world: World, optimizer: torch.optim.Optimizer, bound: int = 1) -> None:
         if bound < 0:
             raise UsageError(f"bound={bound}: it counts reductions in flight, so 0 or more")

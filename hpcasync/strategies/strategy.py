@@ -20,11 +20,18 @@ class Strategy(ABC):
 
     A constructor takes (replica, world, optimizer) and at most five hyperparameters, makes what it needs of the World,
     and leaves all ranks with rank 0's parameters: after a failure, building a strategy again is the recovery.
+
+    Attributes:
+        replicated: True where all ranks make the same updates in the same order, each on its own replica.
+        dropped: contributions of this rank that were computed and will never be applied.
     """
+
+    replicated = False
 
     def __init__(self, replica: Replica, world: World, optimizer: torch.optim.Optimizer) -> None:
         self.replica, self.world, self.optimizer = replica, world, optimizer
         self.staleness = Staleness()
+        self.dropped = 0
         for tensor in replica.constants:
             world.broadcast(tensor.data)
         for flat in (*replica.pairs, *replica.buffers):

@@ -19,6 +19,8 @@ class Sync(Strategy):
     have made their last step contribute nothing; the mean is over those that did contribute.
     """
 
+    replicated = True
+
     def __init__(self, replica: Replica, world: World, optimizer: torch.optim.Optimizer) -> None:
         super().__init__(replica, world, optimizer)
         self._reduce_where_gradients_lie(messages=1)
