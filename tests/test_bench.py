@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from hpcasync import cli
 from hpcasync.bench import launches, main, training, verbs
 from hpcasync.bench.benches import BENCHES, Straggler
-from hpcasync.bench.folder import Folder, check_replaceable
+from hpcasync.bench.folder import Folder
 from hpcasync.bench.launches import Launch, LaunchError, argv, perform, reason
 from hpcasync.bench.options import counts, names
 from hpcasync.bench.plot import draw
 from hpcasync.bench.rank import MEASURES
 from hpcasync.bench.rows import Row, Sample, make_rows
+from hpcasync.bench.rows_file import check_replaceable
 from hpcasync.bench.table import lines, markdown
 from hpcasync.bench.trainers import Ours
 from hpcasync.bench.workloads import WORKLOADS

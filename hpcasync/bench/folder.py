@@ -16,8 +16,8 @@ from typing import Any
 from hpcasync.bench.launches import Launch
 from hpcasync.bench.plot import draw
 from hpcasync.bench.rows import Row
+from hpcasync.bench.rows_file import write_rows
 from hpcasync.bench.table import markdown
-from hpcasync.errors import UsageError
 from hpcasync.launch import environment
 from hpcasync.run import provenance
 from hpcasync.run.metrics import finite
@@ -75,25 +75,4 @@ class Folder:
         self._entries["finished"] = timestamp()
         write_json(self.path / "bench.json", self._entries)
         if copy is not None:
-            try:
-                copy.write_text(json.dumps(finite(entries), indent=1, allow_nan=False) + "\n")
-            except OSError as error:
-                raise UsageError(f"--json {copy}: it cannot be written ({error.strerror})") from error
-
-
-def check_replaceable(path: Path) -> None:
-    """Raises UsageError for a file that is not a bench's rows, or that has no folder to be in."""
-    if path.is_dir():
-        raise UsageError(f"--json {path}: it is a folder; give the name of a file")
-    if not path.parent.is_dir():
-        raise UsageError(f"--json {path}: there is no folder {path.parent}")
-    if path.is_file() and path.stat().st_size and not _holds_rows(path):
-        raise UsageError(f"--json {path}: it exists and does not hold a bench's rows; give another name")
-
-
-def _holds_rows(path: Path) -> bool:
-    try:
-        rows = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(rows, list) and all(isinstance(row, dict) and "bench" in row for row in rows)
+            write_rows(copy, rows)

@@ -18,10 +18,11 @@ from rich.console import Console
 
 from hpcasync.arguments import parse
 from hpcasync.bench.benches import BENCHES
-from hpcasync.bench.folder import Folder, check_replaceable
+from hpcasync.bench.folder import Folder
 from hpcasync.bench.launches import Launch, LaunchError, perform, require_peer
 from hpcasync.bench.options import Options
 from hpcasync.bench.rows import Sample, make_rows
+from hpcasync.bench.rows_file import check_replaceable
 from hpcasync.bench.table import PLAIN_COLUMNS, terminal
 from hpcasync.errors import UsageError
 from hpcasync.launch import Launcher, find_launcher
