@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hpcasync.sim import SimWorld
+from hpcasync.sim import SimWorld, simulate
 from hpcasync.strategies import STRATEGIES
 from hpcasync.world import World
 from tests.training import (
@@ -19,12 +19,9 @@ from tests.training import (
     linear,
     train,
 )
+from tests.variants import LR, VARIANTS
 
-VARIANTS = [*STRATEGIES, "stale bound=0", "stale bound=3", "downpour push=3 pull=2 bound=2", "downpour pull=4"]
-# One update with the ranks' mean gradient; the others apply every gradient by itself.
-AVERAGING = ("sync", "stale", "as_ready", "in_backward")
-EAGER = ("eager", "solo")  # updates with means over whoever was ready; tests/test_partial.py adds them up
-every_strategy = pytest.mark.parametrize("words", VARIANTS)
+every_strategy = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 
 
 def agreed(world: World, vector: torch.Tensor) -> bool:
@@ -34,25 +31,36 @@ def agreed(world: World, vector: torch.Tensor) -> bool:
 
 
 @every_strategy
-def test_learns_digits(ranks, words):
+def test_learns_digits(ranks, variant):
     def main(world: World):
         model = classifier()
-        eager = words in EAGER  # where an update is the mean of several steps' gradients: fewer, so longer ones
-        strategy = build(words, world, model, lr=0.15 if eager else 0.05, momentum=0.5)
+        strategy = build(variant.words, world, model, lr=variant.lr, momentum=0.5)
         before = full_loss(strategy, model)
         world.barrier()
-        train(strategy, model, digits_loss, steps=600 if eager else 150)
+        train(strategy, model, digits_loss, variant.steps)
         strategy.drain()
         assert before > 2.2 > 1.3 > full_loss(strategy, model)
 
     ranks(main, compute="exponential")
 
 
-@every_strategy
-def test_all_ranks_deliver_the_same(ranks, words):
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_entry_learns_digits(name):
     def main(world: World):
         model = classifier()
-        strategy = build(words, world, model, lr=0.1)
+        strategy = build(name, world, model, lr=LR.get(name, 0.1))
+        train(strategy, model, digits_loss, steps=60)
+        strategy.drain()
+        return full_loss(strategy, model)
+
+    assert max(simulate(main, 4, compute="exponential")) < 2.0
+
+
+@every_strategy
+def test_all_ranks_deliver_the_same(ranks, variant):
+    def main(world: World):
+        model = classifier()
+        strategy = build(variant.words, world, model, lr=0.1)
         train(strategy, model, digits_loss, steps=10)
         strategy.drain()
         assert agreed(world, strategy.result())
@@ -61,11 +69,11 @@ def test_all_ranks_deliver_the_same(ranks, words):
 
 
 @every_strategy
-def test_the_ranks_start_from_the_parameters_of_rank_0(ranks, words):
+def test_the_ranks_start_from_the_parameters_of_rank_0(ranks, variant):
     def main(world: World):
         model = nn.Linear(3, 2)
         nn.init.constant_(model.weight, float(world.rank + 1))
-        strategy = build(words, world, model)
+        strategy = build(variant.words, world, model)
         assert strategy.result()[:6].tolist() == [1.0] * 6
         assert model.weight.unique().tolist() == [1.0]
         strategy.drain()
@@ -74,21 +82,19 @@ def test_the_ranks_start_from_the_parameters_of_rank_0(ranks, words):
 
 
 @every_strategy
-def test_ends_cleanly_with_uneven_steps_and_loses_nothing(ranks, words):
+def test_ends_cleanly_with_uneven_steps_and_loses_nothing(ranks, variant):
     def main(world: World):
         steps = [3 + 4 * ((rank + 1) % world.size) for rank in range(world.size)]
         model = Vectors((5, 3), (7,))
-        strategy = build(words, world, model)
+        strategy = build(variant.words, world, model)
         train(strategy, model, linear, steps[world.rank])
         strategy.drain()
         applied = torch.zeros(22, dtype=torch.float64)
         for step in range(max(steps)):
             made = [gradient(rank, step, 22).double() for rank in range(world.size) if step < steps[rank]]
-            applied += sum(made) / (len(made) if words.split()[0] in AVERAGING else 1)
-        if words in EAGER:
-            assert strategy.staleness.count == steps[world.rank]  # each of my gradients was in one update
-        elif not words.startswith("hogwild") or isinstance(world, SimWorld):
-            # Real ranks may overwrite each other's update: Hogwild!
+            applied += sum(made) / (len(made) if variant.applies == "mean" else 1)
+        overwrites = variant.words.startswith("hogwild") and not isinstance(world, SimWorld)  # Hogwild!
+        if variant.applies != "other" and not overwrites:
             assert torch.allclose(strategy.result().double(), -applied, rtol=1e-6, atol=1e-4)
         assert agreed(world, strategy.result())
         assert strategy.staleness.count > 0
@@ -97,10 +103,10 @@ def test_ends_cleanly_with_uneven_steps_and_loses_nothing(ranks, words):
 
 
 @every_strategy
-def test_a_rank_without_any_step_does_not_hang_the_others(ranks, words):
+def test_a_rank_without_any_step_does_not_hang_the_others(ranks, variant):
     def main(world: World):
         model = Vectors((4,))
-        strategy = build(words, world, model)
+        strategy = build(variant.words, world, model)
         train(strategy, model, linear, steps=0 if world.rank == world.size - 1 else 6)
         strategy.drain()
         assert agreed(world, strategy.result())
@@ -108,11 +114,11 @@ def test_a_rank_without_any_step_does_not_hang_the_others(ranks, words):
     ranks(main)
 
 
-@pytest.mark.parametrize("words", [words for words in VARIANTS if words not in ("stale", "stale bound=3")])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_size_1_equals_plain_pytorch_bit_for_bit(words, momentum):
+@pytest.mark.parametrize(
+    ("variant", "momentum"), [(variant, momentum) for variant in VARIANTS for momentum in variant.alone], ids=str
+)
+def test_size_1_equals_plain_pytorch_bit_for_bit(variant, momentum):
     from hpcasync.mpi import MPIWorld
-    from hpcasync.sim import simulate
 
     plain = classifier()
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=momentum, fused=True)
@@ -124,7 +130,7 @@ def test_size_1_equals_plain_pytorch_bit_for_bit(words, momentum):
 
     def main(world: World):
         model = classifier()
-        strategy = build(words, world, model, lr=0.1, momentum=momentum)
+        strategy = build(variant.words, world, model, lr=0.1, momentum=momentum)
         train(strategy, model, digits_loss, steps=20)
         strategy.drain()
         return strategy.result()
@@ -148,12 +154,10 @@ def test_stale_without_a_bound_is_sync_bit_for_bit(ranks):
 
 
 @every_strategy
-def test_reading_the_result_changes_nothing(words):
-    from hpcasync.sim import simulate
-
+def test_reading_the_result_changes_nothing(variant):
     def main(world: World, looks: bool):
         model = classifier()
-        strategy = build(words, world, model, lr=0.1)
+        strategy = build(variant.words, world, model, lr=0.1)
         for step in range(12):
             train(strategy, model, digits_loss, 1, first=step)
             if looks and world.rank == 0:
@@ -168,12 +172,10 @@ def test_reading_the_result_changes_nothing(words):
 
 
 @every_strategy
-def test_a_restored_strategy_goes_on_identically(words):
-    from hpcasync.sim import simulate
-
+def test_a_restored_strategy_goes_on_identically(variant):
     def whole(world: World):
         model = classifier()
-        strategy = build(words, world, model, lr=0.1, momentum=0.9)
+        strategy = build(variant.words, world, model, lr=0.1, momentum=0.9)
         train(strategy, model, digits_loss, 8)
         state = strategy.state_dict()
         world.barrier()
@@ -187,7 +189,7 @@ def test_a_restored_strategy_goes_on_identically(words):
         model = classifier()
         with torch.no_grad():
             model[0].weight.zero_()  # the state, not the start, decides
-        strategy = build(words, world, model, lr=0.1, momentum=0.9)
+        strategy = build(variant.words, world, model, lr=0.1, momentum=0.9)
         strategy.load_state_dict(before[world.rank][0])
         world.barrier()
         train(strategy, model, digits_loss, 8, first=8)
@@ -199,7 +201,7 @@ def test_a_restored_strategy_goes_on_identically(words):
 
 
 @every_strategy
-def test_mixed_dtypes_and_buffers(ranks, words):
+def test_mixed_dtypes_and_buffers(ranks, variant):
     """Two dtypes, a frozen layer, tied weights and BatchNorm in one model; buffers come out averaged."""
 
     class Mixed(nn.Module):
@@ -219,7 +221,7 @@ def test_mixed_dtypes_and_buffers(ranks, words):
     def main(world: World):
         torch.manual_seed(world.rank)
         model = Mixed()
-        strategy = build(words, world, model, lr=0.01)
+        strategy = build(variant.words, world, model, lr=0.01)
         replica = strategy.replica
         assert [pair.memory.dtype for pair in replica.pairs] == [torch.float64, torch.float32]
         assert agreed(world, model.frozen.weight.data)

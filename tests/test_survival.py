@@ -18,8 +18,8 @@ from hpcasync.run.provenance import Origin
 from hpcasync.run.stop import Signals
 from hpcasync.run.worlds import KINDS
 from hpcasync.sim import simulate
-from hpcasync.strategies import STRATEGIES
 from hpcasync.world import World
+from tests.variants import VARIANTS, Variant
 
 RANKS = 3
 
@@ -71,16 +71,16 @@ def check(folder: Path, ended: list[tuple[int, Tensor] | None]) -> str:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("words", STRATEGIES)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_a_death_at_any_call_is_survived(
-    words: str, victim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variant: Variant, victim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provenance, "git", lambda folder: None)  # two processes per run
     monkeypatch.setattr(os, "fsync", lambda file: None)
     fates = []
     for call in range(1, 10_000):
         folder = tmp_path / str(call)
-        ended = survive(folder, words.split(), {victim: call})
+        ended = survive(folder, variant.words.split(), {victim: call})
         fates.append(check(folder, ended))
         if None not in ended:
             break

@@ -1,0 +1,54 @@
+"""Which strategies the expensive tests run through: the contract (test_strategies.py) and deaths (test_survival.py).
+
+One or two variants stand for a mechanism: a class, or a path through it that others do not take. To add one, write a
+row into VARIANTS if the algorithm exchanges, waits or keeps state in a way that no row does yet. An entry of the table
+that only fills in hyperparameters needs no row. Every entry is tried once, cheaply, by test_every_entry_learns_digits:
+on 4 simulated ranks, 60 steps of lr 0.1; where that rate is wrong, write the right one into LR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hpcasync.strategies import STRATEGIES
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A strategy and its options, and what the contract can expect of it.
+
+    Attributes:
+        words: as on the command line.
+        applies: what lr = 1 makes of the gradients of a linear loss. "sum": every gradient is an update by itself.
+            "mean": a round's update is the mean of those who made the round. "other": another test adds it up.
+        alone: a rank alone is plain PyTorch, bit for bit, with SGD and this momentum.
+        lr, steps: with which 1 to 4 ranks learn digits: the loss falls below 1.3.
+    """
+
+    words: str
+    applies: Literal["sum", "mean", "other"]
+    alone: tuple[float, ...] = (0.0, 0.9)
+    lr: float = 0.05
+    steps: int = 150
+
+    def __str__(self) -> str:
+        return self.words
+
+
+VARIANTS = [
+    Variant("sync", "mean"),
+    Variant("stale bound=0", "mean"),
+    Variant("stale bound=3", "mean", alone=()),
+    Variant("eager", "other", lr=0.15, steps=600),  # an update is the mean of several steps' gradients: fewer, longer
+    Variant("as_ready", "mean"),
+    Variant("in_backward", "mean"),
+    Variant("hogwild", "sum"),
+    Variant("hogwild_nodes", "sum"),
+    Variant("downpour", "sum"),
+    Variant("downpour push=3 pull=2 bound=2", "sum"),
+]
+
+LR: dict[str, float] = {}
+
+assert {variant.words.split()[0] for variant in VARIANTS} <= STRATEGIES.keys()
