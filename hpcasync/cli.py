@@ -107,6 +107,13 @@ def bench(words: Sequence[str]) -> int:
     return measure(words)
 
 
+def simulate(words: Sequence[str]) -> int:
+    """Train on any number of simulated ranks, on a virtual clock, and tell how long it takes."""
+    from hpcasync.simulate.main import main as simulating  # PyTorch takes a second to import
+
+    return simulating(words)
+
+
 def _launch_command(launcher: Launcher, program: Sequence[str], ranks: int | None) -> list[str]:
     cores = environment.cores()
     ranks = ranks or cores
@@ -164,6 +171,7 @@ class Verb:
 VERBS = {
     "run": Verb(run, "hpcasync run -n 4 --slow 3:4 jobs/image_classification.py --strategy downpour pull=4 bound=8"),
     "report": Verb(report, "hpcasync report results/ --output report.html"),
+    "simulate": Verb(simulate, "hpcasync simulate --ranks 100 --compute sqrt --strategy downpour --until 0.01"),
     "bench": Verb(bench, "hpcasync bench straggler --ranks 4 --peers horovod,ddp"),
 }
 
@@ -172,7 +180,7 @@ def usage() -> str:
     """What ``hpcasync --help`` prints."""
     lines = ["usage: hpcasync VERB ...", "", "Asynchronous neural-network training on MPI clusters.", ""]
     for name, verb in VERBS.items():
-        lines += [f"  {name:8}{(verb.run.__doc__ or '').splitlines()[0]}", f"{'':10}{verb.example}", ""]
+        lines += [f"  {name:10}{(verb.run.__doc__ or '').splitlines()[0]}", f"{'':12}{verb.example}", ""]
     return "\n".join([*lines, "hpcasync VERB --help shows a verb's options."])
 
 

@@ -1,0 +1,75 @@
+"""``hpcasync simulate``: from its command line to rows and a table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from rich.console import Console
+from rich.status import Status
+
+from hpcasync.arguments import parse
+from hpcasync.bench.rows_file import write_rows
+from hpcasync.bench.table import PLAIN_COLUMNS
+from hpcasync.simulate.learning_rate import best_rate
+from hpcasync.simulate.options import Options
+from hpcasync.simulate.result import grid_table, rows, table
+from hpcasync.simulate.trial import Outcome, Setting, Trial
+
+EXAMPLES = """\
+hpcasync simulate --problem tridiagonal --ranks 100 --compute sqrt --strategy downpour --until 0.01
+hpcasync simulate --problem logistic --ranks 16 --compute slow:0:10 --strategy eager quorum=solo --lr 0.5 --until 0.1
+hpcasync simulate --problem csv --data table.csv --ranks 8 --compute exponential --strategy sync --until 0.05
+hpcasync simulate --ranks 10000 --compute pareto:2 --strategy downpour --lr 0.0002 --until 0.5 --json rows.json"""
+REFRESH_SECONDS = 0.2
+
+
+def main(words: Sequence[str]) -> int:
+    """Simulate what ``words`` ask for. 0, also where the tolerance was not reached; 130 when interrupted.
+
+    Raises:
+        UsageError: an option that cannot be used.
+    """
+    purpose = "Train on simulated ranks, on a virtual clock, and tell how long it takes. Seconds are virtual ones."
+    options = parse(Options, words, prog="hpcasync simulate", description=f"{purpose}\n\n{EXAMPLES}")
+    lr, setting = options.rate(), options.setting()
+    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_COLUMNS)
+    try:
+        lr, tried = _simulate(setting, lr, console)
+    except KeyboardInterrupt:
+        return 130
+    case = f"{options.problem}, {options.ranks} ranks, {options.compute}"
+    subject = " ".join(options.strategy)
+    if len(tried) > 1:
+        console.print(grid_table(tried, lr))
+    console.print(table(f"{subject}: {case}", setting, lr, tried[lr]))
+    if options.json is not None:
+        write_rows(options.json, rows(case, subject, setting, lr, tried[lr]))
+    return 0
+
+
+def _simulate(setting: Setting, lr: float | None, console: Console) -> tuple[float, dict[float, Outcome]]:
+    """The step size, found if not given, and what became of all that were tried."""
+    progress: AbstractContextManager[Status | None] = console.status("") if console.is_terminal else nullcontext()
+    with progress as status:
+        if lr is not None:
+            return lr, {lr: Trial(setting, lr, _Line(status, lr).tell).run()}
+
+        def attempt(lr: float, seconds: float) -> Outcome:
+            return Trial(setting.within(seconds), lr, _Line(status, lr).tell).run()
+
+        return best_rate(attempt, setting.problem.smoothness, setting.seconds)
+
+
+class _Line:
+    """The line that moves in a terminal."""
+
+    def __init__(self, status: Status | None, lr: float) -> None:
+        self._status, self._lr, self._shown = status, lr, 0.0
+
+    def tell(self, seconds: float, gap: float) -> None:
+        if self._status is not None and time.monotonic() - self._shown >= REFRESH_SECONDS:
+            self._shown = time.monotonic()
+            self._status.update(f"step size {self._lr:.4g}: {seconds:.1f} virtual s, gap {gap:.3g}")

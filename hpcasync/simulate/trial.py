@@ -1,0 +1,164 @@
+"""One simulated training: a strategy with one learning rate, until the tolerance or a limit is reached."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hpcasync.laws import Law
+from hpcasync.replica import Replica
+from hpcasync.sim import SimWorld, simulate
+from hpcasync.simulate.problems import Problem
+from hpcasync.strategies import Choice, Strategy
+
+DIVERGED = 1e3  # times the distance at the start
+LOOKS = 8  # how often f is computed while every rank makes one step, if it is not more often than it can change
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is simulated.
+
+    Attributes:
+        until: the tolerance: x is good enough when f - f* is at most this share of what it was at the start.
+        seconds: virtual; nobody goes on after them.
+        alpha, beta: seconds per message, and per byte of a message.
+    """
+
+    problem: Problem
+    ranks: int
+    law: Law
+    choice: Choice
+    until: float | None
+    seconds: float
+    alpha: float = 0.0
+    beta: float = 0.0
+    momentum: float = 0.0
+    seed: int = 0
+
+    def within(self, seconds: float) -> Setting:
+        """The same, ended after ``seconds``."""
+        return replace(self, seconds=seconds)
+
+
+@dataclass
+class Outcome:
+    """What has become of it.
+
+    Attributes:
+        seconds_to_tolerance: virtual; None if the tolerance was not reached.
+        seconds: virtual, in all.
+        gap: (f - f*) / (f(x0) - f*) when it was last looked at; infinite after divergence.
+        steps: gradients that the ranks have computed.
+        updates: changes of the parameters; ranks that all make the same update make one.
+        waited: seconds that a rank has waited, mean over the ranks.
+        staleness: {staleness: contributions applied}.
+        dropped: contributions computed and not applied.
+    """
+
+    seconds_to_tolerance: float | None = None
+    seconds: float = 0.0
+    gap: float = 1.0
+    steps: int = 0
+    updates: int = 0
+    waited: float = 0.0
+    staleness: Counter[int] = field(default_factory=Counter)
+    dropped: int = 0
+
+    @property
+    def diverged(self) -> bool:
+        return math.isinf(self.gap)
+
+
+class _Over(Exception):  # noqa: N818 -- not an error
+    """The simulation has shown what it was to show: all ranks end where they are."""
+
+
+class _Variables(nn.Module):
+    """A model that is one vector x (d,)."""
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.x = nn.Parameter(start.clone())
+
+
+class Trial:
+    """A training that is being simulated.
+
+    Args:
+        tell: called now and then with (virtual seconds, gap).
+    """
+
+    def __init__(self, setting: Setting, lr: float, tell: Callable[[float, float], object]) -> None:
+        self._setting, self._lr, self._tell = setting, lr, tell
+        self._outcome = Outcome()
+        self._looks_every = -(-setting.ranks // LOOKS)
+        self._ranks: list[tuple[SimWorld, Strategy, Counter[str]]] = []
+
+    def run(self) -> Outcome:
+        """Simulate to the end."""
+        setting = self._setting
+        try:
+            simulate(
+                self._train,
+                setting.ranks,
+                compute=setting.law,
+                alpha=setting.alpha,
+                beta=setting.beta,
+                seed=setting.seed,
+            )
+        except _Over:
+            self._conclude()
+        return self._outcome
+
+    def _train(self, world: SimWorld) -> None:
+        """One rank's life."""
+        setting, problem = self._setting, self._setting.problem
+        model = _Variables(torch.from_numpy(problem.start))
+        replica = Replica(model)
+        optimizer = torch.optim.SGD(replica.parameters(), lr=self._lr, momentum=setting.momentum)
+        made: Counter[str] = Counter()
+        optimizer.register_step_post_hook(lambda *_: made.update(updates=1))
+        strategy = setting.choice.build(replica, world, optimizer)
+        self._ranks.append((world, strategy, made))
+        rng = np.random.default_rng((setting.seed, world.rank, 1))  # world.computed() draws from another
+        with np.errstate(all="ignore"):  # what diverges is found out below
+            while True:
+                gradient = problem.gradient(model.x.detach().numpy(), world.rank, rng)
+                model.x.backward(torch.from_numpy(gradient))  # type: ignore[no-untyped-call]
+                world.computed(0.0)
+                strategy.step()
+                self._note_step(world, strategy)
+
+    def _note_step(self, world: SimWorld, strategy: Strategy) -> None:
+        outcome, setting, now = self._outcome, self._setting, world.now()
+        if now > setting.seconds:
+            outcome.seconds = setting.seconds
+            raise _Over
+        outcome.seconds = now
+        outcome.steps += 1
+        if outcome.steps % self._looks_every:
+            return
+        gap = setting.problem.gap(world.look(strategy.result).numpy())
+        outcome.gap = gap if gap <= DIVERGED else math.inf
+        self._tell(now, gap)
+        if setting.until is not None and gap <= setting.until:
+            outcome.seconds_to_tolerance = now
+            raise _Over
+        if outcome.diverged:
+            raise _Over
+
+    def _conclude(self) -> None:
+        outcome = self._outcome
+        updates = [made["updates"] for _, _, made in self._ranks]
+        outcome.updates = max(updates) if self._ranks[0][1].replicated else sum(updates)
+        outcome.waited = sum(world.waited for world, _, _ in self._ranks) / len(self._ranks)
+        for _, strategy, _ in self._ranks:
+            outcome.staleness.update(strategy.staleness.histogram)
+            outcome.dropped += strategy.dropped
