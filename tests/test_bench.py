@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcasync import cli
-from hpcasync.bench import launches, main, training, verbs
-from hpcasync.bench.benches import BENCHES, Straggler
+from hpcasync.bench import launches, main, survival, training, verbs
+from hpcasync.bench.benches import BENCHES, Straggler, Survival
 from hpcasync.bench.folder import Folder
 from hpcasync.bench.launches import Launch, LaunchError, argv, perform, reason
 from hpcasync.bench.options import counts, names
@@ -121,12 +121,18 @@ def test_the_table_names_medians_ranges_ratios_and_failures() -> None:
     assert markdown(rows).splitlines()[3].startswith("| sleep | a\\|b | 7.50 |")
 
 
+def test_metrics_are_named_where_a_case_has_several() -> None:
+    rows = make_rows("b", [sample("none", 0, 1.0), sample("none", 0, 0.9, metric="accuracy")], {})
+    assert lines(rows)[0] == ["case", "subject", "metric", "median", "unit", "range"]
+    assert [cells[2] for cells in lines(rows)[1]] == ["speed", "accuracy"]
+
+
 @pytest.mark.parametrize("kind", list(BENCHES.values()))
 def test_what_a_bench_launches_can_be_written_down_and_is_known(kind: type[Any]) -> None:
-    plan = kind(peers="horovod,ddp", quick=True).launches()
+    plan = kind(peers="" if kind is Survival else "horovod,ddp", quick=True).launches()
     assert len({(launch.case, launch.subject) for launch in plan}) == len(plan)
     for launch in plan:
-        assert launch.measure in MEASURES
+        assert launch.measure in (*MEASURES, survival.MEASURE)
         assert json.loads(json.dumps(launch.options)) == launch.options
         words = argv(OPEN_MPI, launch, 0, Path("answer"))
         assert words[words.index("-n") + 1] == str(launch.ranks)
@@ -156,7 +162,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("fly", "unknown bench 'fly'; the benches are world, overlap, straggler, scaling"),
+        ("fly", "unknown bench 'fly'; the benches are world, overlap, straggler, scaling, survival"),
         ("straggler --ranks 1", "--ranks 1: this bench needs 2 or more"),
         ("straggler --ranks four", "--ranks four: it must be a whole number"),
         ("straggler --cases sleep,walk", "'walk' is unknown; known: sleep, cnn, jitter, compute"),
@@ -172,6 +178,8 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         ("scaling --step-seconds -1", "--step-seconds -1.0: it must be 0 or more"),
         ("scaling --step-seconds nan", "--step-seconds nan: it must be 0 or more"),
         ("world --ranks x", "--ranks x: 'x' is not a number of ranks"),
+        ("survival --peers ddp", "--peers ddp: a death ends the runs of Horovod and DDP"),
+        ("survival --cases drowned", "'drowned' is unknown; known: killed, undisturbed"),
         ("world --frobnicate", "unknown option --frobnicate; the known options are"),
         ("world --json nowhere/rows.json", "--json nowhere/rows.json: there is no folder nowhere"),
     ],

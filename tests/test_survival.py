@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,22 @@ def test_a_death_at_any_call_is_survived(
             break
     assert fates == sorted(fates, key=["gave up", "went on", "nothing"].index)
     assert fates.count("went on") >= 5
+
+
+@pytest.mark.timeout(600)  # four launches, on a machine that others may load
+def test_real_ranks_are_killed_and_the_others_finish(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    words = ["--strategies", "eager;downpour", "--cases", "killed", "--repeats", "2", "--json", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcasync.cli", "bench", "survival", *words, "--results", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=580,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = {(row["subject"], row["metric"]): row["runs"] for row in json.loads(out.read_text())}
+    for subject in ("eager", "downpour"):
+        assert found[subject, "survived"] == [1.0, 1.0]  # first without rank 0, which leads; then without rank 1
+        assert min(found[subject, "accuracy"]) >= 0.93
+        assert min(found[subject, "pause"]) > 0

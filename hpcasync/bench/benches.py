@@ -1,4 +1,4 @@
-"""The four benches: what each of them launches."""
+"""The benches: what each of them launches."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
-from hpcasync.bench import training, verbs
+from hpcasync.bench import survival, training, verbs
 from hpcasync.bench.launches import Launch
 from hpcasync.bench.options import Options, counts, names, ranks
 from hpcasync.bench.training import LOCKSTEP, NONE
 from hpcasync.errors import UsageError
+from hpcasync.strategies import STRATEGIES
 
 STEP_SECONDS = 0.02
 SLOW_FACTOR = 4.0
@@ -179,8 +180,37 @@ class Verbs(Options):
         )
 
 
+@dataclass(kw_only=True)
+class Survival(Options):
+    """Options of bench survival."""
+
+    name: ClassVar = "survival"
+    example: ClassVar = "hpcasync bench survival --repeats 10"
+    references: ClassVar = {}
+    default_strategies: ClassVar = tuple(STRATEGIES)
+
+    ranks: Annotated[int, arg(metavar="N")] = 4
+    """How many ranks."""
+    cases: Annotated[str, arg(metavar="NAME,...")] = f"{survival.KILLED},{survival.UNDISTURBED}"
+    """killed: each repeat kills another rank, in another step; undisturbed: the same run without a death."""
+
+    def launches(self) -> list[Launch]:
+        """Do the others finish the run when a rank is killed (SIGKILL)? An MLP learns digits; Open MPI only.
+
+        `survived` is 1 for a run that ended well, `pause` how long the survivors made no step."""
+        cases = names("--cases", self.cases, (survival.KILLED, survival.UNDISTURBED))
+        size = ranks(self.ranks, 2)
+        if self.chosen_peers():
+            raise UsageError(f"--peers {self.peers}: a death ends the runs of Horovod and DDP: nothing to measure")
+        return [
+            Launch(case, subject, survival.ACCURACY, "", survival.MEASURE, size, {}, 30.0)
+            for subject in self.chosen_strategies()
+            for case in cases
+        ]
+
+
 def _ranks(size: int) -> str:
     return f"{size} rank" if size == 1 else f"{size} ranks"
 
 
-BENCHES: dict[str, type[Options]] = {bench.name: bench for bench in (Verbs, Overlap, Straggler, Scaling)}
+BENCHES: dict[str, type[Options]] = {bench.name: bench for bench in (Verbs, Overlap, Straggler, Scaling, Survival)}

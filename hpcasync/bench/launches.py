@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpcasync.bench import survival
 from hpcasync.errors import UsageError
 from hpcasync.launch import Launcher, command, environment
 from hpcasync.launch.boxes import EXPLANATION
@@ -89,9 +91,17 @@ def perform(launcher: Launcher, launch: Launch, repeat: int, folder: Path) -> li
     """
     answer, log = folder / "answer.json", folder / "log"
     answer.unlink(missing_ok=True)
+    run = folder / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    if launch.measure == survival.MEASURE:
+        words = survival.argv(launch.subject, launch.ranks, launch.case, repeat, folder)
+    else:
+        words = argv(launcher, launch, repeat, answer)
     with log.open("w") as file:
-        code = _run(argv(launcher, launch, repeat, answer), file, launch.timeout_seconds + LAUNCH_SECONDS)
+        code = _run(words, file, launch.timeout_seconds + LAUNCH_SECONDS)
     told = log.read_text(errors="replace")
+    if code == 0 and (run / "DONE").exists():
+        return survival.samples(run, launch.case, launch.subject)
     if code != 0 or not answer.exists():
         raise LaunchError(reason(told, code, launch.timeout_seconds), told)
     samples: list[dict[str, Any]] = json.loads(answer.read_text())

@@ -11,6 +11,7 @@ from rich.text import Text
 from hpcasync.bench.rows import RATIO, Row
 from hpcasync.report.table import ABSENT, significant
 
+LEFT = ("case", "subject", "metric", "unit", "range")
 PLAIN_COLUMNS = 200  # where output is not a terminal nobody reads it at 80 columns
 
 
@@ -19,14 +20,17 @@ def lines(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     compared = {row.metric for row in rows if row.metric.startswith(RATIO)}
     references = [RATIO + name for name in dict.fromkeys(row.subject for row in rows) if RATIO + name in compared]
     found = {(row.case, row.subject, row.metric): row for row in rows}
-    titles = ["case", "subject", "median", "unit", "range"]
+    metrics = dict.fromkeys((row.case, row.metric) for row in rows if row.metric not in references)
+    several = len(metrics) > len({case for case, _ in metrics})  # metrics in a case: they are named
+    titles = ["case", "subject", *(["metric"] if several else []), "median", "unit", "range"]
     titles += [f"÷ {metric.removeprefix(RATIO)}" for metric in references]
     cells = []
     for row in rows:
         if row.metric in references:
             continue
         ratios = [found.get((row.case, row.subject, metric)) for metric in references]
-        cells.append([row.case, row.subject, *_figures(row), *map(_median, ratios)])
+        named = [row.metric] if several else []
+        cells.append([row.case, row.subject, *named, *_figures(row), *map(_median, ratios)])
     return titles, cells
 
 
@@ -49,7 +53,7 @@ def terminal(rows: Sequence[Row]) -> Table:
     titles, cells = lines(rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in titles:
-        left = title in ("case", "subject", "unit", "range")
+        left = title in LEFT
         table.add_column(title, justify="left" if left else "right", overflow="fold", no_wrap=not left)
     previous = ""
     for case, *rest in cells:
@@ -63,6 +67,6 @@ def terminal(rows: Sequence[Row]) -> Table:
 def markdown(rows: Sequence[Row]) -> str:
     """The same as a Markdown table."""
     titles, cells = lines(rows)
-    rule = ["---" if title in ("case", "subject", "unit", "range") else "--:" for title in titles]
+    rule = ["---" if title in LEFT else "--:" for title in titles]
     told = [titles, rule, *([cell.replace("|", "\\|") for cell in line] for line in cells)]
     return "".join(f"| {' | '.join(line)} |\n" for line in told)
