@@ -3,7 +3,7 @@
 Li et al., "Taming Unbalanced Training Workloads in Deep Learning with Partial Collective Operations", PPoPP 2020
 (https://arxiv.org/abs/1908.04207), with a quorum of any size and a bound on the rounds that a rank may miss in a row.
 
-Numbered phases of round R. One rank, drawn from R among those that have not left, is its initiator:
+Numbered phases of round R. One rank, drawn at random among those that have not left, is its initiator:
 
 1. a rank that has contributions pending, or has left and has none, marks that in its cell of the initiator's board;
 2. when the marks are a quorum, and every rank that has missed ``bound`` rounds in a row is among them, the initiator
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from hpcasync.errors import UsageError
-from hpcasync.world import Quorum, Request, Round, World, WorldError
+from hpcasync.world import Quorum, Reduce, Request, Round, Stages, World, WorldError
 
 
 class PartialRounds:
@@ -76,8 +76,11 @@ class PartialRounds:
         self._cells = [0] * size  # mine on each rank's board
         self._difference = torch.zeros(1, dtype=torch.int64)
         self._travelling: list[Tensor] = []
-        self._requests: list[Request] = []
-        self._round = self._first = self._initiator = 0
+        self._reduce: Reduce = _sums
+        self._stages: Stages = iter(())  # of the round that is travelling
+        self._requests: Sequence[Request] = []
+        self._round = self._initiator = 0
+        self._random = random.Random(0)  # in the same state on every rank
         self._marked = self._activated = self._ended = False
         self._missed = np.zeros(size, np.int64)
         self._gone = np.zeros(size, np.bool_)
@@ -134,6 +137,9 @@ class PartialRounds:
             self._lent = list(round_.messages)
             return round_
 
+    def reduce_by(self, reduce: Reduce) -> None:
+        self._reduce = reduce
+
     def leave(self) -> None:
         self._check()
         with self._messages:
@@ -145,7 +151,7 @@ class PartialRounds:
         if not self.over:
             raise WorldError(f"rank {self._rank} rejoins rounds that are not over")
         with self._turn:
-            self._first = self._round
+            self._random.seed(0)
             self._missed[:] = 0
             self._gone[:] = False
             self._left = self._ended = False
@@ -155,22 +161,22 @@ class PartialRounds:
     # The driver's side
 
     def poll(self) -> bool:
-        """Do what can be done without waiting; True if there was anything. Beside another that polls, returns at once.
+        """Do what can be done without waiting; True if it is worth looking again soon: a sum is on its way.
 
-        What goes wrong is kept for the rank's next call.
+        Beside another that polls, returns at once. What goes wrong is kept for the rank's next call.
         """
         if not self._turn.acquire(blocking=False):
             return False
-        worked = False
+        joined = False
         try:
             while (act := self.due()) is not None:
                 act()
-                worked = True
+                joined = bool(self._requests)
         except Exception as error:
             self.fail(error)
         finally:
             self._turn.release()
-        return worked
+        return joined
 
     def due(self) -> Callable[[], None] | None:
         """What can be done now without waiting. Only looks, so a condition of ``wait_until`` may call it."""
@@ -178,12 +184,14 @@ class PartialRounds:
             return None
         if self._requests:
             done = [request.test() for request in self._requests]  # all of them: each test brings its buffer home
-            return self._complete if all(done) else None
+            return self._advance if all(done) else None
         if int(self._activations.local) > self._round:
             return self._join
-        if not self._marked and (self._contributed or self._left) and not self._gone[self._rank]:
+        unmarked = not self._marked and not self._gone[self._rank]
+        if unmarked and (self._contributed or self._left) and self._board.test():
             return self._mark
-        if self._initiator == self._rank and not self._activated and self._may_start():
+        initiating = self._initiator == self._rank and not self._activated
+        if initiating and self._may_start() and self._activations.test():
             return self._activate
         return None
 
@@ -199,7 +207,7 @@ class PartialRounds:
     def _mark(self) -> None:
         """Phase 1. A cell holds 2 (R + 1) for contributions pending in round R, one more for none now and later."""
         cell = 2 * (self._round + 1) + (not self._contributed)
-        self._board.flush()  # of the last mark, which has long arrived: its buffer is mine again
+        self._board.flush()  # the last mark has arrived: its buffer is mine again
         self._difference.fill_(cell - self._cells[self._initiator])
         self._board.push(self._difference, self._initiator, self._rank)
         self._cells[self._initiator] = cell
@@ -233,7 +241,15 @@ class PartialRounds:
         if not contributed:
             for message in self._travelling:
                 message.zero_()
-        self._requests = [self._channel.iallreduce(buffer) for buffer in (self._known, *self._travelling)]
+        known = self._channel.iallreduce(self._known)
+        self._stages = self._reduce(self._channel, self._travelling)
+        self._requests = [known, *next(self._stages)]
+
+    def _advance(self) -> None:
+        """A stage of the sums is complete: the next, if there is one, or phase 4."""
+        self._requests = next(self._stages, ())
+        if not self._requests:
+            self._complete()
 
     def _complete(self) -> None:
         """Phase 4."""
@@ -241,7 +257,6 @@ class PartialRounds:
         contributors = counts.numpy() > 0
         self._missed = np.where(contributors, 0, self._missed + 1)
         self._gone = self._known[1].numpy() > 0
-        self._requests = []
         with self._messages:
             self._pending -= int(counts[self._rank])
             if contributors.any():
@@ -257,7 +272,7 @@ class PartialRounds:
         self._marked = self._activated = False
         candidates = np.flatnonzero(~self._gone)
         if len(candidates):
-            self._initiator = int(random.Random(self._round - self._first).choice(candidates))
+            self._initiator = int(candidates[self._random.randrange(len(candidates))])
 
     def _unused(self) -> list[Tensor]:
         return [torch.empty(length, dtype=dtype) for length, dtype in self._layout]
@@ -265,3 +280,7 @@ class PartialRounds:
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+def _sums(channel: World, messages: Sequence[Tensor]) -> Stages:
+    yield [channel.iallreduce(message) for message in messages]

@@ -85,6 +85,10 @@ class Window(Protocol):
         """Read into ``target`` (m,) and leave zeros behind, atomically per element: nothing is lost or read twice."""
         ...
 
+    def test(self) -> bool:
+        """True if every push, pull and take of mine is complete, so that :meth:`flush` would return at once."""
+        ...
+
     def flush(self) -> None:
         """Return when every push, pull and take of mine is complete, at the target too."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hpcasync.errors import UsageError
 from hpcasync.world import World, split
 
 DTYPES = [torch.float32, torch.float64, torch.int64, torch.bfloat16, torch.float16]
@@ -184,6 +185,43 @@ def test_a_part_may_be_empty(ranks):
         window.flush()
         world.barrier()
         assert window.local.tolist() == [world.size] * (world.rank == 0)
+
+    ranks(main)
+
+
+def test_what_does_not_fit_into_a_window_is_refused(ranks):
+    def main(world: World):
+        window = world.window(4 + world.rank)
+        peer = world.size - 1
+        for verb in (window.push, window.pull, window.take):
+            name = verb.__name__
+            for buffer, rank, offset, message in (
+                (torch.zeros(1), world.size, 0, f"{name}: rank {world.size} is not one of 0 to {peer}"),
+                (torch.zeros(1), -1, 0, f"{name}: rank -1 is not one of 0 to {peer}"),
+                (torch.zeros(1).double(), peer, 0, "a buffer of torch.float64 for a window of torch.float32"),
+                (torch.zeros(4)[::2], peer, 0, "not contiguous"),
+                (torch.zeros(2), peer, 3 + peer, rf"does not fit into rank {peer}'s part of shape \({4 + peer},\)"),
+                (torch.zeros(1), peer, -1, "at offset -1 does not fit"),
+                (torch.zeros(2, 2), peer, 0, r"of shape \(2, 2\) at offset 0 does not fit"),
+            ):
+                with pytest.raises(UsageError, match=message):
+                    verb(buffer, rank, offset)
+        window.flush()
+        assert not window.local.any()
+
+    ranks(main)
+
+
+def test_a_window_freed_is_not_freed_again_at_the_end(ranks):
+    def main(world: World):
+        window, other = world.window(3), world.window(5)
+        for rank in range(world.size):
+            window.push(torch.ones(3), rank)
+        window.free()
+        other.push(torch.ones(5), world.size - 1)
+        other.flush()
+        world.barrier()
+        assert other.local.unique().tolist() == [world.size * (world.rank == world.size - 1)]
 
     ranks(main)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from mpi4py import MPI
 from torch import Tensor
 
 from hpcasync.mpi.failure import rank_failed
+from hpcasync.mpi.segment import Bytes
 
 _SPIN_SECONDS = 1e-4
 _SHORTEST_PAUSE_SECONDS = 5e-5
@@ -107,6 +109,7 @@ class Progress:
         self._busy = threading.Condition()
         self._thread: threading.Thread | None = None
         self._ended = False
+        self._round = threading.Lock()  # held while the thread works
 
     def add(self, request: Pollable) -> None:
         """Poll ``request`` until it is done."""
@@ -119,6 +122,12 @@ class Progress:
         with self._busy:
             self._services.append(service)
             self._wake()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The thread makes no calls into MPI meanwhile: around calls of the rank's own that block there."""
+        with self._round:
+            yield
 
     def end(self) -> None:
         with self._busy:
@@ -141,8 +150,9 @@ class Progress:
                 if self._ended:
                     return
                 requests, services = list(self._requests), list(self._services)
-            moved = [service() for service in services]
-            done = [request for request in requests if request.poll()]
+            with self._round:
+                moved = [service() for service in services]
+                done = [request for request in requests if request.poll()]
             if done:
                 with self._busy:
                     self._requests = [request for request in self._requests if request not in done]
@@ -158,3 +168,8 @@ def wire(buffer: Tensor) -> Tensor:
     if buffer.dtype in (torch.float16, torch.bfloat16):
         return buffer.float()
     return buffer
+
+
+def as_bytes(buffer: Tensor) -> Bytes:
+    """The memory of ``buffer``, for verbs that pass values on as they are."""
+    return buffer.detach().view(-1).view(torch.uint8).numpy()

@@ -39,6 +39,13 @@ class Remote:
     def take(self, target: Tensor, rank: int, offset: int) -> None:
         self._ask(TAKE, target, rank, offset, _chunks(target), [])
 
+    @deaths_as_rank_failed()
+    def test(self) -> bool:
+        """True if every operation has been answered. Never blocks."""
+        while self._pending and self._first_complete():
+            self._pending.popleft()
+        return not self._pending
+
     def flush(self) -> None:
         """Return when every operation has been answered."""
         while self._pending:
@@ -46,9 +53,7 @@ class Remote:
             self._pending.popleft()
 
     def close(self) -> None:
-        """Collective. Nobody reaches this rank's part any more."""
-        self.flush()
-        self._wait(self._inbox.comm.Ibarrier().Test)
+        """When all ranks have flushed: nobody reaches this rank's part any more."""
         self._inbox.forget(self._number)
 
     def _ask(

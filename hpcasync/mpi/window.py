@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import cast
 
 import numpy as np
@@ -34,6 +35,7 @@ class MPIWindow:
         comm: the world's ranks.
         node_comm: the node's ranks; ``node_ranks``: their numbers in the world, in the same order.
         connect: given this rank's segment, joins it to the other nodes; None when there are none.
+        assembled: a collective context in which the ranks may block inside the MPI library.
 
     Raises:
         UsageError: by the verbs, for a rank, offset, length, dtype or layout that does not fit.
@@ -47,8 +49,9 @@ class MPIWindow:
         length: int,
         dtype: torch.dtype,
         connect: Callable[[Segment], Remote] | None,
+        assembled: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self._dtype = dtype
+        self._dtype, self._assembled = dtype, assembled
         lengths = np.empty(comm.size, np.int64)
         comm.Allgather(np.array([length]), lengths)
         self._lengths: list[int] = lengths.tolist()
@@ -86,6 +89,9 @@ class MPIWindow:
         else:
             self._remote.take(target, rank, offset)
 
+    def test(self) -> bool:
+        return self._remote is None or self._remote.test()
+
     def flush(self) -> None:
         self._win.Sync()
         if self._remote is not None:
@@ -96,9 +102,12 @@ class MPIWindow:
             return
         self._freed = True
         if self._remote is not None:
-            self._remote.close()
-        self._win.Unlock_all()
-        self._win.Free()
+            self._remote.flush()
+        with self._assembled():
+            if self._remote is not None:
+                self._remote.close()
+            self._win.Unlock_all()
+            self._win.Free()
 
     def _check(self, verb: str, buffer: Tensor, rank: int, offset: int) -> None:
         if not 0 <= rank < len(self._lengths):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from hpcasync.errors import UsageError
 from hpcasync.mpi.failure import TOLERATED, Lookout, deaths_as_rank_failed
 from hpcasync.mpi.inbox import Inbox
-from hpcasync.mpi.progress import MPIRequest, Progress, wait, wire
+from hpcasync.mpi.progress import MPIRequest, Progress, as_bytes, wait, wire
 from hpcasync.mpi.reduction import NodeReduction, NodeRequest
 from hpcasync.mpi.remote import Remote
 from hpcasync.mpi.segment import Segment
@@ -66,6 +67,11 @@ class MPIWorld:
         """The MPI library's name and version, for example "Open MPI v5.0.11"."""
         return MPI.Get_library_version().splitlines()[0].split(",")[0].strip()
 
+    @property
+    def comm(self) -> MPI.Intracomm:
+        """The ranks' communicator: to be duplicated, for messages that are not this World's."""
+        return self._comm
+
     def buffer(self, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
         if self.node.size != self.size or length * dtype.itemsize < _DIRECT_BYTES:
             return torch.zeros(length, dtype=dtype)
@@ -97,9 +103,17 @@ class MPIWorld:
         return self._begin(MPIRequest(request, buffer, travelling, self._wait))
 
     @deaths_as_rank_failed()
+    def ialltoall(self, source: Tensor, target: Tensor) -> Request:
+        return self._begin(MPIRequest(self._comm.Ialltoall(as_bytes(source), as_bytes(target)), target, target, self._wait))
+
+    @deaths_as_rank_failed()
+    def iallgather(self, source: Tensor, target: Tensor) -> Request:
+        return self._begin(MPIRequest(self._comm.Iallgather(as_bytes(source), as_bytes(target)), target, target, self._wait))
+
+    @deaths_as_rank_failed()
     def partial(self, like: Sequence[Tensor], quorum: Quorum, bound: int) -> PartialRounds:
-        self._assemble()
-        channel = MPIWorld(self._comm.Dup(), beside=self)
+        with self._assembled():
+            channel = _Channel(self._comm.Dup(), beside=self)
         rounds = PartialRounds(channel, like, quorum, bound, PartialRounds.poll)
         rounds.open()
         self._channels.append((channel, rounds))
@@ -108,7 +122,7 @@ class MPIWorld:
 
     @deaths_as_rank_failed()
     def broadcast(self, buffer: Tensor, root: int = 0) -> None:
-        self._wait(self._comm.Ibcast(buffer.detach().view(-1).view(torch.uint8).numpy(), root).Test)
+        self._wait(self._comm.Ibcast(as_bytes(buffer), root).Test)
 
     @deaths_as_rank_failed()
     def barrier(self) -> None:
@@ -116,16 +130,16 @@ class MPIWorld:
 
     @deaths_as_rank_failed()
     def window(self, length: int, dtype: torch.dtype = torch.float32) -> MPIWindow:
-        self._assemble()
         connect = self._connect if self.node.size < self.size else None
-        window = MPIWindow(self._comm, self._node_comm, self._node_ranks, length, dtype, connect)
+        with self._assembled():
+            window = MPIWindow(self._comm, self._node_comm, self._node_ranks, length, dtype, connect, self._assembled)
         self._windows.append(window)
         return window
 
     @deaths_as_rank_failed()
     def shared(self, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        self._assemble()
-        win, parts = allocate(self._node_comm, length * dtype.itemsize if self.node.rank == 0 else 0)
+        with self._assembled():
+            win, parts = allocate(self._node_comm, length * dtype.itemsize if self.node.rank == 0 else 0)
         self._shared.append(win)
         memory = torch.from_numpy(parts[0][: length * dtype.itemsize]).view(dtype)
         if self.node.rank == 0:
@@ -135,11 +149,11 @@ class MPIWorld:
 
     @deaths_as_rank_failed()
     def leaders(self) -> MPIWorld | None:
-        self._assemble()
-        comm = self._comm.Split(0 if self.node.rank == 0 else MPI.UNDEFINED)
-        if comm == MPI.COMM_NULL:
-            return None
-        world = MPIWorld(cast(MPI.Intracomm, comm), beside=self)
+        with self._assembled():
+            comm = self._comm.Split(0 if self.node.rank == 0 else MPI.UNDEFINED)
+            if comm == MPI.COMM_NULL:
+                return None
+            world = MPIWorld(cast(MPI.Intracomm, comm), beside=self)
         self._beside.append(world)
         return world
 
@@ -232,14 +246,20 @@ class MPIWorld:
             self._progress.add(request)
         return request
 
-    def _assemble(self) -> None:
-        """Wait until all ranks have come, before calls that block inside the MPI library.
+    @contextmanager
+    def _assembled(self) -> Iterator[None]:
+        """Collective. When all ranks have come, the body runs, in which they may block inside the MPI library.
 
-        Between nodes, Open MPI hardly delivers anything to the progress thread of a rank that is blocked. So nobody may
-        need that thread any more: a rank that waits for an answer would never come to where the others are.
+        Between nodes, Open MPI delivers next to nothing to a rank of which one thread blocks and another one tests. So
+        the progress thread pauses meanwhile. Nobody needs it to get through the body: all ranks are there, and what
+        their threads do never waits for another rank.
         """
-        if self.node.size < self.size:
-            self.barrier()
+        if self.node.size == self.size:
+            yield
+            return
+        self.barrier()
+        with self._progress.paused():
+            yield
 
     def _connect(self, segment: Segment) -> Remote:
         """Let other nodes reach this rank's part of the window that is being made. Collective."""
@@ -261,3 +281,10 @@ class MPIWorld:
     def _wait(self, condition: Callable[[], bool]) -> None:
         """Wait until ``condition()`` is true, or raise RankFailed."""
         self.waited += wait(condition, self._lookout.check)
+
+
+class _Channel(MPIWorld):
+    """The World of partial allreduces, which test their requests themselves whenever they are polled."""
+
+    def _begin(self, request: MPIRequest | NodeRequest) -> Request:
+        return request

@@ -113,6 +113,12 @@ class SimWindow:
     def take(self, target: Tensor, rank: int, offset: int = 0) -> None:
         self._fetch(_take, "take", target, rank, offset)
 
+    def test(self) -> bool:
+        self._me.enter()
+        self._group.check_revoked()
+        self._check_targets()
+        return not self._open
+
     def flush(self) -> None:
         me = self._me
         me.enter()
