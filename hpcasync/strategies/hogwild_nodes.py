@@ -68,6 +68,12 @@ class _Exchange:
             self.go_on()
         self._land(in_flight=0)
 
+    def agree(self) -> None:
+        """Collective, when nobody makes changes: the nodes added the same ones, but in different orders, so rounded."""
+        for pair, anchor in zip(self.replica.pairs, self.anchors, strict=True):
+            self.leaders.broadcast(pair.params)
+            anchor.copy_(pair.params)
+
     def _look(self) -> Tensor:
         for rank in range(self.leaders.size):
             self._window.pull(self._known[rank], rank)
@@ -135,6 +141,7 @@ class HogwildNodes(Hogwild):
             self._exchange.leave()
             self._serve(self._exchange, until=self._exchange.all_left)
             self._exchange.complete()
+            self._exchange.agree()
         self.world.barrier()
 
     def state_dict(self) -> dict[str, Any]:
