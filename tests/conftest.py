@@ -20,13 +20,13 @@ Main = Callable[[World], Any]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--world", choices=("sim", "mpi"), default="sim", help="the ranks that tests run on")
+    parser.addoption("--world", choices=("sim", "mpi", "horovod"), default="sim", help="the ranks that tests run on")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
-    if config.getoption("--world") == "mpi":
+    if config.getoption("--world") != "sim":
         from mpi4py import MPI
 
         if MPI.COMM_WORLD.rank > 0:  # rank 0 speaks for all; a failure elsewhere is printed by the hook below
@@ -35,8 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "ranks" in metafunc.fixturenames:
-        simulated = metafunc.config.getoption("--world") == "sim"
-        metafunc.parametrize("ranks", SIZES if simulated else ["mpi"], indirect=True, ids=lambda n: f"ranks={n}")
+        world = metafunc.config.getoption("--world")
+        metafunc.parametrize("ranks", SIZES if world == "sim" else [world], indirect=True, ids=lambda n: f"ranks={n}")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -49,28 +49,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def ranks(request: pytest.FixtureRequest) -> Iterator[Callable[..., list[Any]]]:
     """``ranks(main, **sim_options)`` runs ``main(world)`` on every rank; the list of what the ranks here returned."""
-    if request.param == "mpi":
-        from hpcasync.mpi import MPIWorld
-
-        def run(main: Main, **_: Any) -> list[Any]:
-            world = MPIWorld()
-            value = main(world)
-            world.close()
-            return [value]
-    else:
+    if isinstance(request.param, int):
         from hpcasync.sim import simulate
 
         def run(main: Main, **options: Any) -> list[Any]:
             return simulate(main, request.param, **options)
+    else:
+
+        def run(main: Main, **_: Any) -> list[Any]:
+            world = launched_world(request.param)
+            value = main(world)
+            world.close()
+            return [value]
 
     yield run
+
+
+def launched_world(kind: str) -> World:
+    """A World of all ranks of this MPI job."""
+    if kind == "horovod":
+        from hpcasync.horovod import HorovodWorld
+
+        return HorovodWorld()
+    from hpcasync.mpi import MPIWorld
+
+    return MPIWorld()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """A rank whose test failed ends the job: the others would wait for it."""
     report = yield
-    if report.failed and item.config.getoption("--world") == "mpi":
+    if report.failed and item.config.getoption("--world") != "sim":
         from mpi4py import MPI
 
         if MPI.COMM_WORLD.size > 1:

@@ -60,6 +60,19 @@ def test_noise_is_shown_when_nobody_has_explained(noise: list[str]) -> None:
     assert shown(["before\n", *noise, "after\n"]) == ["before\n", "after\n", *visible]
 
 
+@pytest.mark.parametrize(
+    "chatter",
+    [
+        "NBC_Progress: an error 75 was found during schedule 0x55\n",
+        "2 more processes have sent help message help-mpi-ft.txt / module\n",
+        "[2026-11-22 20:27:31.45: E /a b/operations.cc:697] [2]: Horovod background loop uncaught exception: "
+        "MPI_AllReduce failed, see MPI output for details.\n",
+    ],
+)
+def test_what_libraries_say_about_a_death_is_dropped(chatter: str) -> None:
+    assert shown(["before\n", chatter, "after\n"]) == ["before\n", "after\n"]
+
+
 def test_a_crash_is_always_shown() -> None:
     assert shown(EXPLAINED + CRASH) == EXPLAINED + CRASH
 

@@ -145,7 +145,6 @@ def test_an_existing_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
         (["--name", "a/b"], "--name a/b: it must be a folder's name"),
         (["--slow", "9:2"], "--slow 9:2: the ranks are 0 to 3"),
         (["--jitter", "weird"], "law 'weird' is unknown"),
-        (["--world", "horovod"], "make horovod"),
         (["--world", "mpi", "--ranks", "3"], "--ranks 3 is for --world sim"),
         (["--fail", "mistake", "--when", "early"], "a mistake of the user"),
         (["--fail", "mistake", "--when", "early", "--failing-rank", "2"], "a mistake of the user"),

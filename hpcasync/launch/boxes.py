@@ -13,7 +13,8 @@ no others, are held back, and dropped at the end if some line began with ``hpcas
 does). Otherwise they are shown, late but whole.
 
 What Open MPI says about its own fault tolerance is dropped: that its shared windows are untested after a death (we
-have tested the way we use them), and which of its internal schedules a death has cut short.
+have tested the way we use them), and which of its internal schedules a death has cut short; and Horovod's word that a
+death has ended its thread.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ _BOX = re.compile(
 )
 _LINE = re.compile(r"Abort\(\d+\) on node \d+ .*application called MPI_Abort")
 _UNTESTED = re.compile(r"WARNING: The selected 'osc' module")
-_CHATTER = re.compile(r"\s*\d+ more process.* sent help message help-mpi-ft|NBC_Progress: an error \d+ was found")
+_CHATTER = re.compile(
+    r"\s*\d+ more process.* sent help message help-mpi-ft"
+    r"|NBC_Progress: an error \d+ was found"
+    r"|\[.*: Horovod background loop uncaught exception: MPI_\w+ failed"
+)
 
 
 class Boxes:

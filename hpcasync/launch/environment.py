@@ -21,7 +21,7 @@ _KEPT = (
     "OPENBLAS_NUM_THREADS",
     "CUDA_VISIBLE_DEVICES",
 )
-_KEPT_PREFIXES = ("OMPI_MCA_", "PRTE_MCA_", "PMIX_MCA_", "MPIR_CVAR_", "UCX_", "FI_")
+_KEPT_PREFIXES = ("OMPI_MCA_", "PRTE_MCA_", "PMIX_MCA_", "MPIR_CVAR_", "UCX_", "FI_", "HOROVOD_")
 # Open MPI's launcher sets these for every rank; nobody has chosen them.
 _NOISE = {f"OMPI_MCA_{name}" for name in ("PREFIXES", "cpu_type", "initial_wdir", "num_procs")}
 _SLURM = {

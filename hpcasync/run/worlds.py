@@ -6,7 +6,7 @@ import faulthandler
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from hpcasync.errors import UsageError
 from hpcasync.faults import Faults, Pace, check_kill, parse_kill, parse_slow
@@ -14,6 +14,10 @@ from hpcasync.launch import environment
 from hpcasync.laws import parse_law
 from hpcasync.run.options import Options
 from hpcasync.world import World
+
+if TYPE_CHECKING:
+    from hpcasync.horovod import HorovodWorld
+    from hpcasync.mpi import MPIWorld
 
 START_SECONDS = 300  # from the first rank that starts MPI to the last
 
@@ -32,11 +36,29 @@ class Kind:
 
 
 def _enter_mpi(body: Callable[[World, str], int], options: Options) -> int:
-    # Where deaths are tolerated, MPI_Init waits for ever for a rank that has died before it.
-    faulthandler.dump_traceback_later(START_SECONDS, exit=True)
-    from hpcasync.mpi import MPIWorld, leave  # initialises MPI: not for `--help` or simulated ranks
+    _limit_start()
+    from hpcasync.mpi import MPIWorld  # initialises MPI: not for `--help` or simulated ranks
 
-    world = MPIWorld()
+    return _enter_launched(MPIWorld(), body, options)
+
+
+def _enter_horovod(body: Callable[[World, str], int], options: Options) -> int:
+    _limit_start()
+    try:
+        from hpcasync.horovod import HorovodWorld
+    except (ImportError, OSError) as error:
+        raise UsageError(f"--world horovod: Horovod is not installed: make horovod ({error})") from None
+    return _enter_launched(HorovodWorld(), body, options)
+
+
+def _limit_start() -> None:
+    """Where deaths are tolerated, MPI_Init waits for ever for a rank that has died before it."""
+    faulthandler.dump_traceback_later(START_SECONDS, exit=True)
+
+
+def _enter_launched(world: MPIWorld | HorovodWorld, body: Callable[[World, str], int], options: Options) -> int:
+    from hpcasync.mpi import leave
+
     faulthandler.cancel_dump_traceback_later()
     expected = environment.expected_ranks()
     if expected is not None and world.size != expected:
@@ -68,10 +90,6 @@ def _enter_sim(body: Callable[[World, str], int], options: Options) -> int:
     check_kill(kill, options.ranks)
     codes = simulate(lambda world: body(world, "SimWorld"), options.ranks, compute=pace, seed=options.seed, kill=kill)
     return max((int(code) for code in codes if code is not None), default=1)
-
-
-def _enter_horovod(body: Callable[[World, str], int], options: Options) -> int:
-    raise UsageError("--world horovod is not installed: make horovod builds it")
 
 
 def _with_faults(world: World, options: Options) -> World:
