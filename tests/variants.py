@@ -21,13 +21,14 @@ class Variant:
     Attributes:
         words: as on the command line.
         applies: what lr = 1 makes of the gradients of a linear loss. "sum": every gradient is an update by itself.
-            "mean": a round's update is the mean of those who made the round. "other": another test adds it up.
+            "mean": a round's update is the mean of those who made the round. "share": every gradient is an update of
+            one rank's parameters, and those are averaged. "other": another test adds it up.
         alone: a rank alone is plain PyTorch, bit for bit, with SGD and this momentum.
         lr, steps: with which 1 to 4 ranks learn digits: the loss falls below 1.3.
     """
 
     words: str
-    applies: Literal["sum", "mean", "other"]
+    applies: Literal["sum", "mean", "share", "other"]
     alone: tuple[float, ...] = (0.0, 0.9)
     lr: float = 0.05
     steps: int = 150
@@ -47,8 +48,12 @@ VARIANTS = [
     Variant("hogwild_nodes", "sum"),
     Variant("downpour", "sum"),
     Variant("downpour push=3 pull=2 bound=2", "sum"),
+    Variant("easgd period=3", "other", alone=(), lr=0.15),
+    Variant("eamsgd momentum=0.5", "other", alone=()),
+    Variant("sgp", "share"),
+    Variant("overlap_sgp peers=random", "share"),
 ]
 
-LR: dict[str, float] = {}
+LR: dict[str, float] = {"easgd": 0.3, "eamsgd": 0.01}
 
 assert {variant.words.split()[0] for variant in VARIANTS} <= STRATEGIES.keys()

@@ -15,6 +15,8 @@ from hpcasync.replica import Replica
 from hpcasync.strategies.as_ready import AsReady
 from hpcasync.strategies.downpour import Downpour
 from hpcasync.strategies.eager import Eager
+from hpcasync.strategies.easgd import Eamsgd, Easgd
+from hpcasync.strategies.gossip import OverlapSgp, Sgp
 from hpcasync.strategies.hogwild import Hogwild
 from hpcasync.strategies.hogwild_nodes import HogwildNodes
 from hpcasync.strategies.in_backward import InBackward
@@ -51,6 +53,10 @@ STRATEGIES: dict[str, Entry] = {
     "hogwild_nodes": Entry(HogwildNodes, "hogwild inside a node, pipelined sums of the nodes' changes between them"),
     "downpour": Entry(Downpour, "parameters sharded over the ranks' windows, pushed to and pulled from"),
     "ssp": Entry(Downpour, "downpour whose slowest rank is at most `bound` steps behind", {"bound": 4}),
+    "easgd": Entry(Easgd, "a spring ties every rank's replica to a center that all share"),
+    "eamsgd": Entry(Eamsgd, "easgd with Nesterov's momentum in every rank"),
+    "sgp": Entry(Sgp, "push-sum gossip: shares of the parameters go to one peer of the exponential graph"),
+    "overlap_sgp": Entry(OverlapSgp, "sgp whose shares travel while the next step computes"),
 }
 
 

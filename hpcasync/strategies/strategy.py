@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hpcasync.clock import Staleness
-from hpcasync.replica import Replica
-from hpcasync.world import World
+from hpcasync.replica import Flat, Replica
+from hpcasync.world import Window, World
 
 
 class Strategy(ABC):
@@ -36,12 +36,7 @@ class Strategy(ABC):
             world.broadcast(tensor.data)
         for flat in (*replica.pairs, *replica.buffers):
             world.broadcast(flat.memory)
-        self._buffer_windows = []
-        for flat in replica.buffers:  # moved into windows, so that result() can average them without their owners' help
-            window = world.window(flat.memory.numel(), flat.memory.dtype)
-            window.local.copy_(flat.memory)
-            flat.rebase(window.local)
-            self._buffer_windows.append(window)
+        self._buffer_windows = [self._into_window(flat) for flat in replica.buffers]
         world.barrier()
 
     def _reduce_where_gradients_lie(self, messages: int) -> None:
@@ -72,7 +67,8 @@ class Strategy(ABC):
         One-sided: any rank may call it at any time; it costs the others nothing, and training may go on.
         """
         with torch.no_grad():
-            return self.replica.join([*self.parameters(), *self._mean_buffers()])
+            buffers = self._mean_over_ranks(self.replica.buffers, self._buffer_windows)
+            return self.replica.join([*self.parameters(), *buffers])
 
     def state_dict(self) -> dict[str, Any]:
         """Collective. What a fresh strategy needs to go on as this one would: tensors, numbers, dicts and lists."""
@@ -95,12 +91,21 @@ class Strategy(ABC):
                 buffer.memory.copy_(saved)
         self.world.barrier()
 
-    def _mean_buffers(self) -> list[Tensor]:
+    def _into_window(self, flat: Flat) -> Window:
+        """Collective. Move ``flat`` into a window, so that result() can average it without its owner's help."""
+        window = self.world.window(flat.memory.numel(), flat.memory.dtype)
+        window.local.copy_(flat.memory)
+        flat.rebase(window.local)
+        return window
+
+    def _mean_over_ranks(self, flats: Iterable[Flat], windows: Iterable[Window]) -> list[Tensor]:
+        """[(n_i,), ...]: the means of what lies in ``windows``, pulled one rank after the other."""
         means = []
-        for flat, window in zip(self.replica.buffers, self._buffer_windows, strict=True):
-            parts = flat.memory.new_empty(self.world.size, flat.memory.numel())
+        for flat, window in zip(flats, windows, strict=True):
+            total, part = torch.zeros_like(flat.memory), torch.empty_like(flat.memory)
             for rank in range(self.world.size):
-                window.pull(parts[rank], rank)
-            window.flush()
-            means.append(parts.mean(dim=0))
+                window.pull(part, rank)
+                window.flush()
+                total.add_(part)
+            means.append(total.div_(self.world.size))
         return means

@@ -1,0 +1,60 @@
+"""A vector that no rank holds whole: ranks own shards of it, in a window."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hpcasync.world import World, split
+
+SHARD_ELEMENTS = 16  # a cache line of float32: less is not worth a message
+
+
+def shards(length: int, ranks: int) -> list[tuple[int, int]]:
+    """[start, stop) of every owner's shard; the owners are the first ranks, or all if the vector is long enough."""
+    return split(length, max(1, min(ranks, length // SHARD_ELEMENTS)))
+
+
+def shard_of(rank: int, owned: list[tuple[int, int]]) -> tuple[int, int]:
+    """[start, stop) of the shard of ``rank``, empty if it owns none."""
+    return owned[rank] if rank < len(owned) else (0, 0)
+
+
+class Sharded:
+    """A vector (n,) that all ranks read and add to, sharded over the windows of as many of them as it has use for.
+
+    Args:
+        values: (n,) what it begins with, the same on every rank.
+    """
+
+    def __init__(self, world: World, values: Tensor) -> None:
+        self._shards = shards(values.numel(), world.size)
+        start, stop = shard_of(world.rank, self._shards)
+        self.window = world.window(stop - start, values.dtype)
+        self.window.local.copy_(values[start:stop])
+        self._first = world.rank % len(self._shards)  # an owner begins with its own, so not all queue up at the same
+
+    @property
+    def shard(self) -> Tensor:
+        """This rank's shard, the memory itself."""
+        return self.window.local
+
+    def push(self, update: Tensor) -> None:
+        """Add ``update`` (n,), which is the World's until ``window.flush()``."""
+        for owner, (start, stop) in self._in_turn():
+            self.window.push(update[start:stop], owner)
+
+    def pull(self, target: Tensor) -> None:
+        """Read all of it into ``target`` (n,)."""
+        for owner, (start, stop) in self._in_turn():
+            self.window.pull(target[start:stop], owner)
+        self.window.flush()
+
+    def take(self, target: Tensor) -> None:
+        """Read all of it into ``target`` (n,), and leave zeros."""
+        for owner, (start, stop) in self._in_turn():
+            self.window.take(target[start:stop], owner)
+        self.window.flush()
+
+    def _in_turn(self) -> list[tuple[int, tuple[int, int]]]:
+        shards = list(enumerate(self._shards))
+        return shards[self._first :] + shards[: self._first]
