@@ -56,13 +56,13 @@ def test_buffers_of_the_world_are_summed_alike_by_both_verbs(ranks, dtype, lengt
 
 def test_spans_of_a_buffer_are_reduced_where_they_lie(ranks):
     def main(world: World):
-        buffer = world.buffer(50_000)
-        buffer.copy_(torch.arange(50_000.0) + world.rank)
-        cuts = [(30_001, 50_000), (30_000, 30_001), (30_000, 30_000), (77, 30_000)]  # all but the first 77 elements
+        buffer = world.buffer(150_000)
+        buffer.copy_(torch.arange(150_000.0) + world.rank)
+        cuts = [(30_001, 150_000), (30_000, 30_001), (30_000, 30_000), (77, 30_000)]  # all but the first 77 elements
         requests = [world.iallreduce(buffer[start:stop]) for start, stop in cuts]
         for request in requests:
             request.wait()
-        total = world.size * torch.arange(50_000.0) + world.size * (world.size - 1) / 2
+        total = world.size * torch.arange(150_000.0) + world.size * (world.size - 1) / 2
         assert torch.equal(buffer[77:], total[77:])
         assert torch.equal(buffer[:77], torch.arange(77.0) + world.rank)
 
@@ -71,7 +71,7 @@ def test_spans_of_a_buffer_are_reduced_where_they_lie(ranks):
 
 def test_more_reductions_in_flight_than_any_queue_holds(ranks):
     def main(world: World):
-        buffers = [world.buffer(20_000) for _ in range(70)]
+        buffers = [world.buffer(150_000) for _ in range(70)]
         for buffer in buffers:
             buffer.fill_(1.0)
         requests = [world.iallreduce(buffer) for buffer in buffers]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -11,7 +10,7 @@ from tyro.conf import arg
 
 from hpcasync.bench import survival, training, verbs
 from hpcasync.bench.launches import Launch
-from hpcasync.bench.options import Options, counts, names, ranks
+from hpcasync.bench.options import PEERS, Options, counts, names, ranks
 from hpcasync.bench.training import LOCKSTEP, NONE
 from hpcasync.errors import UsageError
 from hpcasync.strategies import STRATEGIES
@@ -38,13 +37,13 @@ STRAGGLER_CASES: dict[str, dict[str, Any]] = {
 class Training(Options):
     """Options of the benches that train."""
 
-    references: ClassVar = dict.fromkeys((NONE, LOCKSTEP, "horovod", "ddp"), training.METRIC)
+    references: ClassVar = dict.fromkeys((NONE, LOCKSTEP, *PEERS["horovod"], *PEERS["ddp"]), training.METRIC)
 
     def training(self, size: int, case: str, seconds: float, **settings: Any) -> list[Launch]:
         """One launch per subject: no exchange at all, the strategies, the peers."""
         seconds = seconds * (QUICK_SHARE if self.quick else 1)
         warmup_seconds = seconds / 4
-        peers = self.chosen_peers()
+        peers = self.peer_environments()
         return [
             Launch(
                 case=case,
@@ -62,6 +61,7 @@ class Training(Options):
                 },
                 seconds=warmup_seconds + seconds,
                 peer=subject in peers,
+                environment=peers.get(subject, {}),
             )
             for subject in (NONE, *self.chosen_strategies(), *peers)
         ]
@@ -143,7 +143,7 @@ class Verbs(Options):
     example: ClassVar = "hpcasync bench world --ranks 2,4 --peers horovod,ddp"
     references: ClassVar = {
         verbs.COPY: verbs.BANDWIDTH,
-        **dict.fromkeys((verbs.MPI_RAW, "horovod", "gloo"), verbs.ALLREDUCE),
+        **dict.fromkeys((verbs.MPI_RAW, *PEERS["horovod"], verbs.GLOO), verbs.ALLREDUCE),
     }
     default_strategies: ClassVar = ("eager bound=8", "downpour", "hogwild", "sync", "stale", "as_ready")
 
@@ -158,26 +158,24 @@ class Verbs(Options):
         rounds = 2 if self.quick else 7
         windows = [1 << 20] if self.quick else [size << 20 for size in (1, 4, 16, 64)]
         buffers = [4 << 10, 1 << 20] if self.quick else [size << 10 for size in (4, 64, 1024, 4096, 16384, 65536)]
-        reducers = [verbs.OURS, *("gloo" if peer == "ddp" else peer for peer in self.chosen_peers())]
+        peers = {verbs.GLOO if name == "ddp" else name: found for name, found in self.peer_environments().items()}
         found = [
             Launch("push and pull", verbs.OURS, verbs.BANDWIDTH, "GB/s", "one sided", 2,
                    {"sizes": windows, "rounds": rounds}, 20.0),
             Launch("busy target", verbs.OURS, verbs.BUSY, "ms", "busy target", 2, {"rounds": rounds}, 10.0),
         ]  # fmt: skip
         for size in counts("--ranks", self.ranks):
-            found += [self._allreduce(size, reducer, buffers, rounds) for reducer in reducers]
+            for reducer in (verbs.OURS, *peers):
+                found.append(
+                    Launch(f"allreduce, {_ranks(size)}", reducer, verbs.ALLREDUCE, "µs", "allreduce", size,
+                           {"subject": reducer, "sizes": buffers, "rounds": rounds}, 30.0,
+                           peer=reducer in peers, environment=peers.get(reducer, {}))
+                )  # fmt: skip
         for text in self.chosen_strategies():
             found.append(
                 Launch("step of 10 k parameters", text, verbs.STEP, "µs", "step cost", 2, {"subject": text}, 10.0)
             )
         return found
-
-    def _allreduce(self, size: int, reducer: str, buffers: Sequence[int], rounds: int) -> Launch:
-        options = {"subject": reducer, "sizes": buffers, "rounds": rounds}
-        case = f"allreduce, {_ranks(size)}"
-        return Launch(
-            case, reducer, verbs.ALLREDUCE, "µs", "allreduce", size, options, 30.0, peer=reducer != verbs.OURS
-        )
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Launch:
         options: that function's, as JSON can hold them.
         seconds: how long it should take once the ranks are there.
         peer: started as the users of Horovod and DDP start it, without binding ranks to cores.
+        environment: variables for its ranks.
     """
 
     case: str
@@ -47,6 +48,7 @@ class Launch:
     options: Mapping[str, Any]
     seconds: float
     peer: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def timeout_seconds(self) -> float:
@@ -79,7 +81,7 @@ def argv(launcher: Launcher, launch: Launch, repeat: int, answer: Path) -> list[
         threads=1,
         cores=0 if launch.peer else environment.cores(),
         root=os.geteuid() == 0,
-        environment={"GLOO_SOCKET_IFNAME": "lo"} if launch.peer else {},
+        environment=launch.environment,
     )
 
 

@@ -14,7 +14,12 @@ from hpcasync.bench.launches import Launch
 from hpcasync.errors import UsageError
 from hpcasync.strategies import STRATEGIES, parse_strategy
 
-PEERS = ("horovod", "ddp")
+# What each peer is measured as, and the ranks' environment then. Horovod's background thread looks for work once per
+# cycle, every millisecond unless told otherwise, and that is its latency.
+PEERS: dict[str, dict[str, dict[str, str]]] = {
+    "horovod": {"horovod": {}, "horovod, cycle 0.1 ms": {"HOROVOD_CYCLE_TIME": "0.1"}},
+    "ddp": {"ddp": {"GLOO_SOCKET_IFNAME": "lo"}},
+}
 
 
 @dataclass(kw_only=True)
@@ -58,7 +63,11 @@ class Options:
         return _distinct("--strategies", self.strategies, chosen)
 
     def chosen_peers(self) -> list[str]:
-        return names("--peers", self.peers, PEERS)
+        return names("--peers", self.peers, list(PEERS))
+
+    def peer_environments(self) -> dict[str, dict[str, str]]:
+        """{subject: environment} of the chosen peers."""
+        return {subject: found for peer in self.chosen_peers() for subject, found in PEERS[peer].items()}
 
 
 def names(option: str, text: str, known: Sequence[str]) -> list[str]:

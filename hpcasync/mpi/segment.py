@@ -7,6 +7,7 @@ mutex, so additions add up and nothing is taken twice; reading takes no lock.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from hpcasync.mpi.mutex import BYTES, Mutexes
 
+_HALF = (torch.float16, torch.bfloat16)
 STRIPE = 1 << 18  # elements per mutex: 1 MB of float32, long enough that a lock costs nothing beside the addition
 
 Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
@@ -37,24 +39,28 @@ class Segment:
         self.mutexes = Mutexes(memory.ctypes.data, _stripes(length))
         start = _stripes(length) * BYTES
         self.elements = torch.from_numpy(memory[start : start + length * dtype.itemsize]).view(dtype)
+        self._array = _array(self.elements)
         self._first = first
 
     def add(self, source: Tensor, offset: int) -> None:
         """Add ``source`` (m,) into elements [offset, offset + m)."""
+        addend = _array(source)
         for stripe, start, stop in self._pieces(offset, offset + source.numel()):
             with self.mutexes.hold(stripe):
-                self.elements[start:stop].add_(source[start - offset : stop - offset])
+                total = self._array[start:stop]
+                total += addend[start - offset : stop - offset]
 
     def read(self, target: Tensor, offset: int) -> None:
         """Copy elements [offset, offset + m) into ``target`` (m,)."""
-        target.copy_(self.elements[offset : offset + target.numel()])
+        _array(target)[:] = self._array[offset : offset + target.numel()]
 
     def take(self, target: Tensor, offset: int) -> None:
         """Copy elements [offset, offset + m) into ``target`` (m,) and leave zeros."""
+        taken = _array(target)
         for stripe, start, stop in self._pieces(offset, offset + target.numel()):
             with self.mutexes.hold(stripe):
-                target[start - offset : stop - offset] = self.elements[start:stop]
-                self.elements[start:stop].zero_()
+                taken[start - offset : stop - offset] = self._array[start:stop]
+                self._array[start:stop] = 0
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(stripe, a, b) for the pieces [a, b) of [start, stop), from the ``first`` on and round."""
@@ -62,6 +68,11 @@ class Segment:
         for i in range(len(numbers)):
             stripe = numbers[(i + self._first) % len(numbers)]
             yield stripe, max(start, stripe * STRIPE), min(stop, (stripe + 1) * STRIPE)
+
+
+def _array(tensor: Tensor) -> Any:
+    """The same memory for NumPy, which needs 2 µs for a piece of it where PyTorch needs 10; a half type's as it is."""
+    return tensor if tensor.dtype in _HALF else tensor.numpy()
 
 
 def _stripes(length: int) -> int:

@@ -24,7 +24,7 @@ from hpcasync.mpi.window import MPIWindow, allocate
 from hpcasync.partial import PartialRounds
 from hpcasync.world import Node, Quorum, RankFailed, Request, WorldError
 
-_DIRECT_BYTES = 1 << 16  # below, MPI's own allreduce is faster than flags read from Python
+_DIRECT_BYTES = 1 << 19  # below, MPI's own allreduce is faster than flags read from Python
 
 
 class MPIWorld:
