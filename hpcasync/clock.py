@@ -44,7 +44,8 @@ class Staleness:
 class Clock:
     """Every rank's number of finished steps, each in its own window, and the gate of SSP.
 
-    A rank reads another's clock only when what it last knew of it would make it wait, so ranks in step read nothing.
+    A rank reads another's clock only when what it last knew of it would make it wait, so ranks in step read nothing;
+    one that waits looks at the slowest rank only, until that has come near.
 
     Args:
         bound: how many steps the slowest rank may be behind one that starts a step; 0 is lockstep, inf never waits.
@@ -58,7 +59,7 @@ class Clock:
             raise UsageError(f"bound={bound}: it counts steps, so 0 or more (inf never waits)")
         self.world, self.bound = world, bound
         self._window = world.window(1, torch.int64)
-        self._known = torch.zeros(world.size, dtype=torch.int64)
+        self._known = torch.zeros(world.size if bound < math.inf else 0, dtype=torch.int64)
         self._slowest_known = 0
         self.steps = 0
 
@@ -74,6 +75,17 @@ class Clock:
             self.world.wait_until(self._all_near)
             self._slowest_known = int(self._known.min())
 
+    def wait_for(self, rank: int, steps: int) -> None:
+        """Return when ``rank`` has finished so many steps, or has made its last one."""
+        mark = torch.zeros(1, dtype=torch.int64)
+
+        def is_there() -> bool:
+            self._window.pull(mark, rank)
+            self._window.flush()
+            return int(mark) >= steps
+
+        self.world.wait_until(is_there)
+
     def leave(self) -> None:
         """This rank has made its last step: nobody waits for it any more."""
         self._window.local.fill_(_LEFT)
@@ -84,12 +96,22 @@ class Clock:
         self._window.local.fill_(steps)
 
     def _behind(self) -> list[int]:
-        floor = self.steps - self.bound
-        return [rank for rank, steps in enumerate(self._known.tolist()) if steps < floor]
+        """The ranks that would make this one wait, by what it knows of them; the slowest is the last."""
+        late = (self._known < self.steps - self.bound).nonzero().view(-1)
+        order = self._known[late].argsort(descending=True)
+        ranks: list[int] = late[order].tolist()
+        return ranks
 
     def _all_near(self) -> bool:
-        for rank in self._late:
+        while self._late:
+            self._read(self._late[-1:])
+            if int(self._known[self._late[-1]]) < self.steps - self.bound:
+                return False
+            self._read(self._late)
+            self._late = self._behind()
+        return True
+
+    def _read(self, ranks: list[int]) -> None:
+        for rank in ranks:
             self._window.pull(self._known[rank : rank + 1], rank)
         self._window.flush()
-        self._late = [rank for rank in self._late if int(self._known[rank]) < self.steps - self.bound]
-        return not self._late

@@ -122,8 +122,10 @@ class Rank:
         self._forbid_in_condition()
         self._waiting, self._waits_for = True, waits_for
         began = self.simulation.time
-        self._switch()
-        self.waited += self.simulation.time - began
+        try:
+            self._switch()
+        finally:
+            self.waited += self.simulation.time - began
 
     def wake(self) -> None:
         if self._waiting:

@@ -2,44 +2,45 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hpcasync.clock import Clock
+from hpcasync.compression import CODECS, Compression
 from hpcasync.errors import UsageError
 from hpcasync.replica import Pair, Replica
+from hpcasync.strategies.letters import CompressedPushes
+from hpcasync.strategies.sharded import Sharded
 from hpcasync.strategies.strategy import Strategy
-from hpcasync.world import Window, World, split
+from hpcasync.world import World
 
 
 class _Center:
-    """One dtype's central parameters, shard by shard in the ranks' windows, and what this rank last knew of them."""
+    """One dtype's central parameters, sharded over the ranks' windows, and what this rank last knew of them."""
 
     def __init__(self, pair: Pair, world: World) -> None:
         self.pair = pair
-        self.shards = split(pair.params.numel(), world.size)
-        start, stop = self.shards[world.rank]
-        self.window: Window = world.window(stop - start, pair.params.dtype)
-        self.window.local.copy_(pair.params[start:stop])
+        self.center = Sharded(world, pair.params)
         self.anchor = pair.params.detach().clone()  # this rank's parameters, less what it has not pushed yet
         self.update = torch.empty_like(self.anchor)
 
-    def push(self) -> None:
-        """Add what this rank's optimizer has done since the last push into the shards. The caller flushes."""
-        torch.sub(self.pair.params, self.anchor, out=self.update)
-        for owner, (start, stop) in enumerate(self.shards):
-            self.window.push(self.update[start:stop], owner)
-        self.anchor.copy_(self.pair.params)
+    def push(self, letters: CompressedPushes | None = None) -> None:
+        """Add what this rank's optimizer has done since the last push into the shards. The caller flushes.
 
-    def pull(self, target: Tensor) -> None:
-        """Read all shards into ``target`` (n,)."""
-        for owner, (start, stop) in enumerate(self.shards):
-            self.window.pull(target[start:stop], owner)
-        self.window.flush()
+        With ``letters``, add what these can carry of it now.
+        """
+        torch.sub(self.pair.params, self.anchor, out=self.update)
+        if letters is None:
+            self.center.push(self.update)
+            self.anchor.copy_(self.pair.params)
+        else:
+            letters.push(self.update)
+            self.anchor.add_(self.update)
 
 
 class Downpour(Strategy):
@@ -53,11 +54,16 @@ class Downpour(Strategy):
     of Ho et al. 2013 (see ``hpcasync.clock``). Updates are pushed, not gradients, so any optimizer serves. Concurrent
     pushes add up, so no update is lost. With push = pull = 1, n equal ranks see a staleness of n - 1.
 
+    Compressed pushes are letters that an owner adds to its shard when it pushes or pulls itself; what they leave out
+    remains in x_r - anchor_r and goes with later ones, the last as it is. Pulls are not compressed.
+
     Args:
         push: steps between two pushes.
         pull: steps between two pulls.
         bound: how many steps the slowest rank may be behind (SSP); inf never waits.
     """
+
+    compresses = tuple(codec for codec in CODECS if codec != "powersgd")  # a shard is no matrix
 
     def __init__(
         self,
@@ -75,10 +81,18 @@ class Downpour(Strategy):
         self.push, self.pull = push, pull
         self.clock = Clock(world, bound)
         self._centers = [_Center(pair, world) for pair in replica.pairs]
-        self._versions = world.window(1, torch.int64)  # pushes that have arrived at my shard; all shards see all pushes
-        self._one = torch.ones(1, dtype=torch.int64)
+        self._letters: list[CompressedPushes] = []  # one per center, if pushes are compressed
+        self._pushes = world.window(1, torch.int64)  # rank 0's counts those of all ranks
+        self._one, self._version = torch.ones(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
         self._read = self._pushed_since_read = self._unpushed = 0
         world.barrier()
+
+    def compress(self, compression: Compression) -> None:
+        assert compression.codec is not None
+        if not self._alone:
+            self._letters = [
+                CompressedPushes(self.world, compression.codec, part.center, len(part.anchor)) for part in self._centers
+            ]
 
     def step(self) -> None:
         self.replica.adopt_strays()
@@ -96,38 +110,44 @@ class Downpour(Strategy):
     def drain(self) -> None:
         if self._unpushed:
             self._push()
+        if self._letters:
+            self._push_parts([])  # what the letters have left out
         self.clock.leave()
+        self.world.barrier()
+        self._serve()
         self.world.barrier()
         self._pull()
 
     def parameters(self) -> list[Tensor]:
         if self._alone:
             return super().parameters()
-        centers = [torch.empty_like(center.anchor) for center in self._centers]
-        for center, target in zip(self._centers, centers, strict=True):
-            center.pull(target)
+        centers = [torch.empty_like(part.anchor) for part in self._centers]
+        for part, target in zip(self._centers, centers, strict=True):
+            part.center.pull(target)
         return centers
 
     def state_dict(self) -> dict[str, Any]:
         self.world.barrier()  # all pushes have arrived
-        shards = [center.window.local.clone() for center in self._centers]
+        self._serve()
+        self.world.barrier()
+        shards = [part.center.shard.clone() for part in self._centers]
         return {
             **super().state_dict(),
             "shards": shards,
-            "anchors": [center.anchor.clone() for center in self._centers],
+            "anchors": [part.anchor.clone() for part in self._centers],
             "steps": self.clock.steps,
-            "version": int(self._versions.local),
+            "pushes": int(self._pushes.local),
             "read": self._read,
             "pushed_since_read": self._pushed_since_read,
             "unpushed": self._unpushed,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for center, shard, anchor in zip(self._centers, state["shards"], state["anchors"], strict=True):
-            center.window.local.copy_(shard)
-            center.anchor.copy_(anchor)
+        for part, shard, anchor in zip(self._centers, state["shards"], state["anchors"], strict=True):
+            part.center.shard.copy_(shard)
+            part.anchor.copy_(anchor)
         self.clock.restore(int(state["steps"]))
-        self._versions.local.fill_(int(state["version"]))
+        self._pushes.local.fill_(int(state["pushes"]))
         self._read = int(state["read"])
         self._pushed_since_read = int(state["pushed_since_read"])
         self._unpushed = int(state["unpushed"])
@@ -139,29 +159,39 @@ class Downpour(Strategy):
         return self.world.size == 1
 
     def _push(self) -> None:
-        self.staleness.record(int(self._versions.local) - self._read - self._pushed_since_read)
         if not self._alone:
-            for center in self._centers:
-                center.push()
-            for owner in range(self.world.size):
-                self._versions.push(self._one, owner)
-            for center in self._centers:
-                center.window.flush()
-            self._versions.flush()
-            self._pushed_since_read += 1
+            self._pushes.pull(self._version, 0)
+            self._pushes.push(self._one, 0)
+            self._push_parts(self._letters)
+            self._pushes.flush()
+        self.staleness.record(int(self._version) - self._read - self._pushed_since_read)
+        self._pushed_since_read += not self._alone
         self._unpushed = 0
+
+    def _push_parts(self, letters: Sequence[CompressedPushes]) -> None:
+        for part, through in itertools.zip_longest(self._centers, letters):
+            part.push(through)
+        for part in self._centers:
+            part.center.window.flush()
+
+    def _serve(self) -> None:
+        for letters in self._letters:
+            letters.serve()
 
     def _pull(self) -> None:
         if self._alone:
             return
-        self._read = int(self._versions.local)
+        self._serve()
+        self._pushes.pull(self._version, 0)
+        self._pushes.flush()
+        self._read = int(self._version)
         self._pushed_since_read = 0
-        for center in self._centers:
-            params = center.pair.params
-            if self._unpushed:
-                center.pull(center.update)
-                params.add_(center.update.sub(center.anchor))
-                center.anchor.copy_(center.update)
+        for part in self._centers:
+            params = part.pair.params
+            if self._unpushed or self._letters:
+                part.center.pull(part.update)
+                params.add_(part.update.sub(part.anchor))
+                part.anchor.copy_(part.update)
             else:  # by way of the anchor: a death during the pull leaves the parameters whole
-                center.pull(center.anchor)
-                params.copy_(center.anchor)
+                part.center.pull(part.anchor)
+                params.copy_(part.anchor)
