@@ -13,9 +13,10 @@ from rich.status import Status
 from hpcasync.arguments import parse
 from hpcasync.bench.rows_file import write_rows
 from hpcasync.bench.table import PLAIN_COLUMNS
+from hpcasync.report.table import significant
 from hpcasync.simulate.learning_rate import best_rate
 from hpcasync.simulate.options import Options
-from hpcasync.simulate.result import grid_table, rows, table
+from hpcasync.simulate.result import SAMPLES, grid_table, rows, table
 from hpcasync.simulate.trial import Outcome, Setting, Trial
 
 EXAMPLES = """\
@@ -34,19 +35,28 @@ def main(words: Sequence[str]) -> int:
     """
     purpose = "Train on simulated ranks, on a virtual clock, and tell how long it takes. Seconds are virtual ones."
     options = parse(Options, words, prog="hpcasync simulate", description=f"{purpose}\n\n{EXAMPLES}")
-    lr, setting = options.rate(), options.setting()
+    measured = options.resolve()
+    setting = options.setting(measured)
+    lr = options.rate(setting)
     console = Console() if sys.stdout.isatty() else Console(width=PLAIN_COLUMNS)
     try:
         lr, tried = _simulate(setting, lr, console)
     except KeyboardInterrupt:
         return 130
-    case = f"{options.problem}, {options.ranks} ranks, {options.compute}"
-    subject = " ".join(options.strategy)
+    law = options.compute or "constant" if measured is None else f"steps of {measured.name}"
+    case, subject = f"{options.problem}, {setting.ranks} ranks, {law}", " ".join(options.strategy or ())
     if len(tried) > 1:
         console.print(grid_table(tried, lr))
     console.print(table(f"{subject}: {case}", setting, lr, tried[lr]))
+    batch_size = measured.batch_size if measured is not None else None
+    found = rows(case, subject, setting, lr, tried[lr], batch_size)
+    if measured is not None:
+        rate = next(row.value for row in found if row.metric == SAMPLES)
+        console.print(f"{significant(rate or 0.0)} samples/s with {setting.ranks} ranks, {subject}")
+        kept = f"{measured.ranks} ranks, {' '.join(measured.strategy)}"
+        console.print(f"{significant(measured.samples_per_second)} samples/s measured with {kept}", highlight=False)
     if options.json is not None:
-        write_rows(options.json, rows(case, subject, setting, lr, tried[lr]))
+        write_rows(options.json, found)
     return 0
 
 

@@ -14,6 +14,7 @@ from hpcasync.bench.rows_file import check_replaceable
 from hpcasync.errors import UsageError
 from hpcasync.laws import Law, Slow, parse_law
 from hpcasync.simulate.csv_file import read_csv
+from hpcasync.simulate.measured import Measured, MeasuredSteps, read_measured
 from hpcasync.simulate.problems import Heterogeneous, Problem, Tridiagonal, logistic, regression
 from hpcasync.simulate.trial import Setting
 from hpcasync.strategies import parse_strategy
@@ -26,21 +27,25 @@ class Options:
     """What is simulated, and until when."""
 
     problem: Literal["tridiagonal", "logistic", "heterogeneous", "csv"] = "tridiagonal"
-    """tridiagonal: the papers' quadratic, d = 50. logistic: l2-regularised, on generated data. heterogeneous: a quadratic
+    """tridiagonal: the papers' quadratic, d = 50. logistic: l2-regularised, generated data. heterogeneous: a quadratic
     per rank. csv: regression on --data."""
-    ranks: Annotated[int, arg(metavar="N")] = 4
-    """How many ranks; ten thousand are fine."""
-    compute: Annotated[str, arg(metavar="LAW")] = "constant"
-    """The seconds of a step: constant[:VALUE], sqrt (rank i takes sqrt(i), i = 1..N), exponential[:MEAN], pareto:SHAPE,
-    transient:PROBABILITY:FACTOR or slow:RANK:FACTOR."""
-    strategy: Annotated[tuple[str, ...], arg(metavar="NAME [K=V ...]")] = ("sync",)
-    """The strategy and its hyperparameters, e.g. downpour pull=4 bound=8."""
-    lr: Annotated[str, arg(metavar="X|auto")] = AUTO
-    """The step size; auto takes that of the grid 2^(k/2) which reaches the tolerance first."""
+    ranks: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """How many ranks (default 4); ten thousand are fine."""
+    compute: Annotated[str | None, arg(metavar="LAW", help_behavior_hint="")] = None
+    """The seconds of a step: constant[:VALUE] (the default, 1), sqrt (rank i takes sqrt(i), i = 1..N),
+    exponential[:MEAN], pareto:SHAPE, transient:PROBABILITY:FACTOR or slow:RANK:FACTOR."""
+    strategy: Annotated[tuple[str, ...] | None, arg(metavar="NAME [K=V ...]", help_behavior_hint="")] = None
+    """The strategy and its hyperparameters (default sync), e.g. downpour pull=4 bound=8."""
+    run: Annotated[Path | None, arg(name="from", metavar="FOLDER", help_behavior_hint="")] = None
+    """A measured run: its step times are the compute law, and its ranks, strategy, duration and network the defaults.
+    Says samples per second too."""
+    lr: Annotated[str | None, arg(metavar="X|auto", help_behavior_hint="")] = None
+    """The step size; auto takes that of the grid 2^(k/2) which reaches the tolerance first (default: auto with --until,
+    else 1/(L N) for N ranks)."""
     until: Annotated[float | None, arg(metavar="TOL", help_behavior_hint="")] = None
     """Stop when f - f* is at most TOL times what it was at the start (default: go on for --seconds)."""
-    seconds: Annotated[float, arg(metavar="S")] = 10_000.0
-    """Stop after so many virtual seconds."""
+    seconds: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
+    """Stop after so many virtual seconds (default 10,000)."""
     data: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """For --problem csv: comma-separated numbers, the last column is the target. Two different targets make it logistic
     regression, more least squares."""
@@ -50,48 +55,74 @@ class Options:
     """Standard deviation of the noise in every element of a gradient of tridiagonal and heterogeneous."""
     momentum: float = 0.0
     """Momentum of the optimizer, SGD."""
-    alpha: Annotated[float, arg(metavar="S")] = 0.0
-    """Seconds per message."""
-    beta: Annotated[float, arg(metavar="S")] = 0.0
-    """Seconds per byte of a message."""
+    alpha: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
+    """Seconds per message (default 0)."""
+    beta: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
+    """Seconds per byte of a message (default 0). With --from, messages weigh what they did in the measured run."""
     seed: int = 0
     """Of compute times, noise, samples and generated data."""
     json: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Write the results as rows to this file."""
 
-    def setting(self) -> Setting:
-        """What the options ask for.
+    def resolve(self) -> Measured | None:
+        """Check every value, and fill in those that were not given. The measured run, if there is one.
 
         Raises:
-            UsageError: one that cannot be used.
+            UsageError: a value that cannot be used.
         """
         self._check()
+        measured = None if self.run is None else self._take_over(self.run)
+        self.ranks = self.ranks or 4
+        self.strategy = self.strategy or ("sync",)
+        self.seconds = 10_000.0 if self.seconds is None else self.seconds
+        self.alpha, self.beta = self.alpha or 0.0, self.beta or 0.0
+        return measured
+
+    def setting(self, measured: Measured | None) -> Setting:
+        """What the resolved options ask for."""
+        assert self.ranks and self.strategy and self.seconds and self.alpha is not None and self.beta is not None
+        problem = self._problem(self.ranks)
+        beta = self.beta
+        if measured is not None and measured.parameter_bytes:
+            beta *= measured.parameter_bytes / problem.start.nbytes
         return Setting(
-            problem=self._problem(),
+            problem=problem,
             ranks=self.ranks,
-            law=self._law(),
+            law=self._law(self.ranks) if measured is None else MeasuredSteps(measured.step_seconds, self.seed),
             choice=parse_strategy(self.strategy),
             until=self.until,
             seconds=self.seconds,
             alpha=self.alpha,
-            beta=self.beta,
+            beta=beta,
             momentum=self.momentum,
             seed=self.seed,
         )
 
-    def rate(self) -> float | None:
+    def rate(self, setting: Setting) -> float | None:
         """The step size; None if it is to be found."""
-        if self.lr == AUTO:
+        text = self.lr or (AUTO if self.until is not None else str(1 / (setting.problem.smoothness * setting.ranks)))
+        if text == AUTO:
             if self.until is None:
                 raise UsageError("--lr auto needs --until TOL: the best step size is that which is there first")
             return None
         try:
-            rate = float(self.lr)
+            rate = float(text)
         except ValueError:
             rate = math.nan
         if not 0 < rate < math.inf:
-            raise UsageError(f"--lr {self.lr}: it must be a positive number, or auto")
+            raise UsageError(f"--lr {text}: it must be a positive number, or auto")
         return rate
+
+    def _take_over(self, folder: Path) -> Measured:
+        if self.compute is not None:
+            raise UsageError(f"--compute {self.compute}: --from says how long steps take; give one of the two")
+        measured = read_measured(folder)
+        self.ranks = self.ranks or measured.ranks
+        self.strategy = self.strategy or measured.strategy
+        self.seconds = measured.seconds if self.seconds is None and self.until is None else self.seconds
+        self.alpha = measured.alpha if self.alpha is None else self.alpha
+        self.beta = measured.beta if self.beta is None else self.beta
+        return measured
 
     def _check(self) -> None:
         self._need("ranks", lambda value: value >= 1, "1 or more")
@@ -101,8 +132,7 @@ class Options:
         for name in ("noise", "alpha", "beta"):
             self._need(name, lambda value: 0 <= value < math.inf, "0 or more, and finite")
         self._need("momentum", lambda value: 0 <= value < 1, "0 or more, and below 1")
-        if self.until is not None:
-            self._need("until", lambda value: 0 < value < 1, "above 0 and below 1")
+        self._need("until", lambda value: 0 < value < 1, "above 0 and below 1")
         if (self.problem == "csv") != (self.data is not None):
             raise UsageError("--problem csv and --data FILE go together")
         if self.json is not None:
@@ -110,10 +140,10 @@ class Options:
 
     def _need(self, name: str, holds: Callable[[float], bool], wanted: str) -> None:
         value = getattr(self, name)
-        if not holds(value):
+        if value is not None and not holds(value):
             raise UsageError(f"--{name.replace('_', '-')} {value}: it must be {wanted}")
 
-    def _problem(self) -> Problem:
+    def _problem(self, ranks: int) -> Problem:
         if self.data is not None:
             try:
                 return regression(read_csv(self.data), self.batch_size)
@@ -122,11 +152,11 @@ class Options:
         if self.problem == "logistic":
             return logistic(self.batch_size, self.seed)
         if self.problem == "heterogeneous":
-            return Heterogeneous(self.ranks, noise=self.noise, seed=self.seed)
+            return Heterogeneous(ranks, noise=self.noise, seed=self.seed)
         return Tridiagonal(noise=self.noise)
 
-    def _law(self) -> Law:
-        law = parse_law(self.compute)
-        if isinstance(law, Slow) and law.rank >= self.ranks:
-            raise UsageError(f"--compute {self.compute}: the ranks are 0 to {self.ranks - 1}")
+    def _law(self, ranks: int) -> Law:
+        law = parse_law(self.compute or "constant")
+        if isinstance(law, Slow) and law.rank >= ranks:
+            raise UsageError(f"--compute {self.compute}: the ranks are 0 to {ranks - 1}")
         return law

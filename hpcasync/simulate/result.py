@@ -13,12 +13,18 @@ from hpcasync.bench.rows import Row, Sample, make_rows
 from hpcasync.report.table import percent, significant, whole
 from hpcasync.simulate.trial import Outcome, Setting
 
-BENCH = "simulate"
+BENCH, SAMPLES = "simulate", "samples_per_second"
 _BAR = 40  # characters
 
 
-def rows(case: str, subject: str, setting: Setting, lr: float, outcome: Outcome) -> list[Row]:
-    """One row per figure. The tolerance that was not reached has the value None, and says so."""
+def rows(
+    case: str, subject: str, setting: Setting, lr: float, outcome: Outcome, batch_size: int | None = None
+) -> list[Row]:
+    """One row per figure. The tolerance that was not reached has the value None, and says so.
+
+    Args:
+        batch_size: samples per step, if known.
+    """
     seconds = max(outcome.seconds, 1e-300)
     figures: list[tuple[str, str, float]] = [
         ("learning_rate", "", lr),
@@ -33,6 +39,8 @@ def rows(case: str, subject: str, setting: Setting, lr: float, outcome: Outcome)
         ("staleness_max", "updates", max(outcome.staleness, default=0)),
         *((f"staleness_{value}", "contributions", times) for value, times in sorted(outcome.staleness.items())),
     ]
+    if batch_size is not None:
+        figures.insert(0, (SAMPLES, "1/s", outcome.steps / seconds * batch_size))
     samples = [Sample(case, subject, metric, unit, 0, float(value)) for metric, unit, value in figures]
     if setting.until is not None:
         reached = outcome.seconds_to_tolerance

@@ -99,7 +99,8 @@ class Trial:
         self._setting, self._lr, self._tell = setting, lr, tell
         self._outcome = Outcome()
         self._looks_every = -(-setting.ranks // LOOKS)
-        self._ranks: list[tuple[SimWorld, Strategy, Counter[str]]] = []
+        self._ranks: list[tuple[SimWorld, Strategy]] = []
+        self._updates = [0] * setting.ranks
 
     def run(self) -> Outcome:
         """Simulate to the end."""
@@ -123,10 +124,9 @@ class Trial:
         model = _Variables(torch.from_numpy(problem.start))
         replica = Replica(model)
         optimizer = torch.optim.SGD(replica.parameters(), lr=self._lr, momentum=setting.momentum)
-        made: Counter[str] = Counter()
-        optimizer.register_step_post_hook(lambda *_: made.update(updates=1))
         strategy = setting.choice.build(replica, world, optimizer)
-        self._ranks.append((world, strategy, made))
+        self._ranks.append((world, strategy))
+        optimizer.register_step_post_hook(lambda *_: self._note_update(world))
         rng = np.random.default_rng((setting.seed, world.rank, 1))  # world.computed() draws from another
         with np.errstate(all="ignore"):  # what diverges is found out below
             while True:
@@ -154,11 +154,14 @@ class Trial:
         if outcome.diverged:
             raise _Over
 
+    def _note_update(self, world: SimWorld) -> None:
+        if world.now() <= self._setting.seconds:
+            self._updates[world.rank] += 1
+
     def _conclude(self) -> None:
-        outcome = self._outcome
-        updates = [made["updates"] for _, _, made in self._ranks]
-        outcome.updates = max(updates) if self._ranks[0][1].replicated else sum(updates)
-        outcome.waited = sum(world.waited for world, _, _ in self._ranks) / len(self._ranks)
-        for _, strategy, _ in self._ranks:
+        outcome, made = self._outcome, self._updates
+        outcome.updates = max(made) if self._ranks[0][1].replicated else sum(made)
+        for world, strategy in self._ranks:
+            outcome.waited += world.waited / len(self._ranks)
             outcome.staleness.update(strategy.staleness.histogram)
             outcome.dropped += strategy.dropped
