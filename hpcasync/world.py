@@ -5,17 +5,19 @@ clock) and ``hpcasync.horovod``. Wrappers such as ``hpcasync.faults`` stand arou
 
 Rules every World keeps:
 
-* A buffer handed to :meth:`World.iallreduce`, :meth:`Window.push`, :meth:`Window.pull` or :meth:`Window.take` is the
-  World's until the request is waited for, or until :meth:`Window.flush`. SimWorld fills it with NaN meanwhile.
-* Collective verbs (``buffer``, ``allreduce``, ``iallreduce``, ``partial``, ``broadcast``, ``barrier``, ``window``,
-  ``shared``) are called by every rank in the same order. Everything else may be called by any rank at any time.
+* A buffer handed to :meth:`World.iallreduce`, :meth:`World.ialltoall`, :meth:`World.iallgather`, :meth:`Window.push`,
+  :meth:`Window.pull` or :meth:`Window.take` is the World's until the request is waited for, or until
+  :meth:`Window.flush`. SimWorld fills it with NaN meanwhile.
+* Collective verbs (``buffer``, ``allreduce``, ``iallreduce``, ``ialltoall``, ``iallgather``, ``partial``,
+  ``broadcast``, ``barrier``, ``window``, ``shared``) are called by every rank in the same order. Everything else may be
+  called by any rank at any time.
 * A verb that cannot complete because a peer has died raises :class:`RankFailed` in bounded time; it never hangs.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,6 +62,10 @@ class Request(Protocol):
     def wait(self) -> None:
         """Return when the buffer is mine again."""
         ...
+
+
+Stages = Iterator[Sequence[Request]]
+"""A reduction of several stages: each ``next`` begins one, to be called when the requests of the last are complete."""
 
 
 class Window(Protocol):
@@ -166,6 +172,10 @@ class Partial(Protocol):
         """Hand in ``messages``. Returns at once, with messages to fill next: whatever they hold is of no use."""
         ...
 
+    def reduce_by(self, reduce: Reduce) -> None:
+        """Collective, before the first :meth:`contribute`: have the messages reduced like this, not just added up."""
+        ...
+
     def arrived(self) -> Round | None:
         """The next round, or None if no other is complete yet. Never blocks."""
         ...
@@ -209,6 +219,21 @@ class World(Protocol):
 
     def iallreduce(self, buffer: Tensor) -> Request:
         """Begin :meth:`allreduce`; the buffer is the World's until the request's ``wait()`` returns."""
+        ...
+
+    def ialltoall(self, source: Tensor, target: Tensor) -> Request:
+        """Begin to send the r-th of ``size`` equal slices of ``source`` to rank r, for all r.
+
+        ``target``, as long as ``source``, gets what the ranks send to this one, in the order of the ranks. Any dtype.
+        Both buffers are the World's until the request's ``wait()`` returns; ``source`` then is what it was.
+        """
+        ...
+
+    def iallgather(self, source: Tensor, target: Tensor) -> Request:
+        """Begin to send ``source`` (m,) to all ranks; ``target`` (size · m,) gets what each rank sends.
+
+        Otherwise as :meth:`ialltoall`.
+        """
         ...
 
     def partial(self, like: Sequence[Tensor], quorum: Quorum, bound: int) -> Partial:
@@ -262,6 +287,10 @@ class World(Protocol):
     def close(self) -> None:
         """Collective. The last call: threads end, memory is given back."""
         ...
+
+
+Reduce = Callable[[World, Sequence[Tensor]], Stages]
+"""Makes of one message per dtype and rank the same on every rank, in place; all ranks call it in the same order."""
 
 
 def split(length: int, size: int) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "hpcasync"
 # A module may import from its own layer's folder and from the layers before it.
 LAYERS = (
     ("errors", "laws", "world"),
-    ("clock", "replica", "staleness", "aggregation", "topology", "partial"),
+    ("clock", "replica", "staleness", "reduction", "aggregation", "topology", "partial"),
     ("mpi", "sim", "horovod", "faults", "trace", "compression"),
     ("strategies",),
     ("data", "models", "arguments", "launch"),

@@ -212,6 +212,22 @@ def test_what_does_not_fit_into_a_window_is_refused(ranks):
     ranks(main)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.uint8])
+def test_alltoall_and_allgather(ranks, dtype):
+    def main(world: World):
+        mine = 10 * world.rank + torch.arange(3 * world.size).to(dtype)  # three elements for each rank
+        received, gathered = torch.zeros(3 * world.size, dtype=dtype), torch.zeros(2 * world.size, dtype=dtype)
+        request = world.ialltoall(mine, received)
+        other = world.iallgather(mine[:2], gathered)
+        other.wait()
+        request.wait()
+        assert received.tolist() == [10 * r + 3 * world.rank + i for r in range(world.size) for i in range(3)]
+        assert gathered.tolist() == [10 * r + i for r in range(world.size) for i in range(2)]
+        assert mine.tolist() == [10 * world.rank + i for i in range(3 * world.size)]
+
+    ranks(main)
+
+
 def test_a_window_freed_is_not_freed_again_at_the_end(ranks):
     def main(world: World):
         window, other = world.window(3), world.window(5)

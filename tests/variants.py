@@ -41,6 +41,8 @@ VARIANTS = [
     Variant("sync", "mean"),
     Variant("stale bound=0", "mean"),
     Variant("stale bound=3", "mean", alone=()),
+    Variant("robust rule=mean", "mean"),
+    Variant("basgd", "other", alone=()),
     Variant("eager", "other", lr=0.15, steps=600),  # an update is the mean of several steps' gradients: fewer, longer
     Variant("as_ready", "mean"),
     Variant("in_backward", "mean"),

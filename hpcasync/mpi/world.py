@@ -104,11 +104,15 @@ class MPIWorld:
 
     @deaths_as_rank_failed()
     def ialltoall(self, source: Tensor, target: Tensor) -> Request:
-        return self._begin(MPIRequest(self._comm.Ialltoall(as_bytes(source), as_bytes(target)), target, target, self._wait))
+        return self._begin(
+            MPIRequest(self._comm.Ialltoall(as_bytes(source), as_bytes(target)), target, target, self._wait)
+        )
 
     @deaths_as_rank_failed()
     def iallgather(self, source: Tensor, target: Tensor) -> Request:
-        return self._begin(MPIRequest(self._comm.Iallgather(as_bytes(source), as_bytes(target)), target, target, self._wait))
+        return self._begin(
+            MPIRequest(self._comm.Iallgather(as_bytes(source), as_bytes(target)), target, target, self._wait)
+        )
 
     @deaths_as_rank_failed()
     def partial(self, like: Sequence[Tensor], quorum: Quorum, bound: int) -> PartialRounds:

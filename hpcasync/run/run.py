@@ -82,7 +82,7 @@ class Run:
             UsageError: the folder exists, or the strategy cannot be built; nothing has been overwritten.
         """
         self.agree(0)
-        self._choice = parse_strategy(self.options.strategy)
+        self._choice = parse_strategy(self.options.strategy, self.options.compress)
         self._trained, self._evaluate_by = (replica, optimizer), evaluate
         self._build(self.world)
         hosts = self._hosts()

@@ -25,11 +25,11 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 class SimRequest:
-    """An allreduce in flight; see :class:`hpcasync.world.Request`."""
+    """A collective in flight; see :class:`hpcasync.world.Request`. ``deliver`` is given its result, once."""
 
-    def __init__(self, group: Group, index: int, collective: Collective, buffer: Tensor) -> None:
+    def __init__(self, group: Group, index: int, collective: Collective, deliver: Callable[[Any], object]) -> None:
         self._group, self._index, self._collective = group, index, collective
-        self._buffer: Tensor | None = buffer
+        self._give: Callable[[Any], object] | None = deliver
 
     def test(self) -> bool:
         me = self._group.ranks[self._index]
@@ -52,9 +52,9 @@ class SimRequest:
         self._deliver()
 
     def _deliver(self) -> None:
-        if self._buffer is not None:
-            self._buffer.data.copy_(self._collective.result)
-            self._buffer = None
+        if self._give is not None:
+            self._give(self._collective.result)
+            self._give = None
 
 
 class SimWorld:
@@ -64,6 +64,7 @@ class SimWorld:
     cost added up (Chan et al., "Collective communication: theory, practice, and experience", 2007, table 1):
 
         allreduce               alpha · ceil(log2 n) + 2 beta · bytes · (n - 1) / n
+        alltoall, allgather     alpha · ceil(log2 n) + beta · bytes · (n - 1) / n    (of the longer buffer)
         broadcast               alpha · ceil(log2 n) + beta · bytes          (n > 1)
         every other             alpha · ceil(log2 n)
 
@@ -99,6 +100,20 @@ class SimWorld:
     def iallreduce(self, buffer: Tensor) -> SimRequest:
         self._enter()
         return self._reduce(buffer)
+
+    def ialltoall(self, source: Tensor, target: Tensor) -> SimRequest:
+        if source.numel() % self.size or target.numel() != source.numel():
+            raise UsageError(
+                f"alltoall: {_describe(source)} to {_describe(target)}; both are one slice per rank, here {self.size}"
+            )
+        length = source.numel() // self.size
+        start, stop = self.rank * length, (self.rank + 1) * length
+        return self._exchange("alltoall", source, target, lambda sent: sent.view(-1)[start:stop])
+
+    def iallgather(self, source: Tensor, target: Tensor) -> SimRequest:
+        if target.numel() != self.size * source.numel():
+            raise UsageError(f"allgather: {_describe(source)} from each of {self.size} ranks to {_describe(target)}")
+        return self._exchange("allgather", source, target, lambda sent: sent.view(-1))
 
     def partial(self, like: Sequence[Tensor], quorum: Quorum, bound: int) -> PartialRounds:
         self._enter()
@@ -232,7 +247,28 @@ class SimWorld:
         seconds = self._group.latency + self._me.simulation.beta * passed_on_bytes
         collective = self._group.join(self.rank, f"allreduce of {_describe(buffer)}", hide(buffer), _sum, seconds)
         self._me.count_sent(int(passed_on_bytes))
-        return SimRequest(self._group, self.rank, collective, buffer)
+        return SimRequest(self._group, self.rank, collective, buffer.data.copy_)
+
+    def _exchange(self, verb: str, source: Tensor, target: Tensor, mine: Callable[[Tensor], Tensor]) -> SimRequest:
+        """Every rank gets ``mine`` of what each rank has sent, in the order of the ranks."""
+        self._enter()
+        for buffer in (source, target):
+            check_buffer(buffer, verb)
+        if source.dtype != target.dtype:
+            raise UsageError(f"{verb}: a target of {target.dtype} for a source of {source.dtype}")
+        self._group.check_alive()
+        passed_on_bytes = target.nbytes * (self.size - 1) // self.size
+        seconds = self._group.latency + self._me.simulation.beta * passed_on_bytes
+        sent = hide(source)
+        hide(target)
+        collective = self._group.join(self.rank, f"{verb} of {_describe(source)}", sent, list, seconds)
+        self._me.count_sent(passed_on_bytes)
+
+        def deliver(everyone: list[Tensor]) -> None:
+            source.data.copy_(sent)
+            torch.cat([mine(each) for each in everyone], out=target.data.view(-1))
+
+        return SimRequest(self._group, self.rank, collective, deliver)
 
     def _under(self, watch: Watch, look: Callable[[], T]) -> T:
         """What ``look()`` returns; ``watch`` then holds what it has read."""

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from hpcasync.compression import Compression, parse_compression
 from hpcasync.errors import UsageError
 from hpcasync.replica import Replica
 from hpcasync.strategies.as_ready import AsReady
+from hpcasync.strategies.basgd import Basgd
 from hpcasync.strategies.downpour import Downpour
 from hpcasync.strategies.eager import Eager
 from hpcasync.strategies.easgd import Eamsgd, Easgd
@@ -20,6 +22,7 @@ from hpcasync.strategies.gossip import OverlapSgp, Sgp
 from hpcasync.strategies.hogwild import Hogwild
 from hpcasync.strategies.hogwild_nodes import HogwildNodes
 from hpcasync.strategies.in_backward import InBackward
+from hpcasync.strategies.robust import Robust
 from hpcasync.strategies.stale import Stale
 from hpcasync.strategies.strategy import Strategy
 from hpcasync.strategies.sync import Sync
@@ -44,6 +47,9 @@ class Entry:
 
 STRATEGIES: dict[str, Entry] = {
     "sync": Entry(Sync, "every step waits for every rank"),
+    "robust": Entry(Robust, "sync with a rule that stands faulty ranks in place of the mean"),
+    "adasum": Entry(Robust, "sync between the sum and the mean, by the angles of the gradients", {"rule": "adasum"}),
+    "basgd": Entry(Basgd, "parameter server that applies a robust rule to buckets of gradients"),
     "stale": Entry(Stale, "pipelined allreduce: the gradients of the last `bound` steps are in flight"),
     "eager": Entry(Eager, "partial allreduce: the mean of whoever is ready; nobody waits, up to `bound` rounds"),
     "solo": Entry(Eager, "eager whose rounds start as soon as any one rank is ready", {"quorum": "solo"}),
@@ -66,17 +72,22 @@ class Choice:
 
     name: str
     options: Mapping[str, Any]
+    compression: Compression | None = None
 
     def build(self, replica: Replica, world: World, optimizer: torch.optim.Optimizer) -> Strategy:
         """Collective. The strategy, ready for its first step."""
-        return STRATEGIES[self.name].cls(replica, world, optimizer, **self.options)
+        strategy = STRATEGIES[self.name].cls(replica, world, optimizer, **self.options)
+        if self.compression is not None:
+            strategy.compress(self.compression)
+        return strategy
 
 
-def parse_strategy(words: Sequence[str]) -> Choice:
-    """``["downpour", "pull=4"]`` as a Choice.
+def parse_strategy(words: Sequence[str], compress: str | None = None) -> Choice:
+    """``["downpour", "pull=4"]`` as a Choice, whose messages travel compressed like "topk:0.01", say.
 
     Raises:
-        UsageError: an unknown strategy or hyperparameter, or a value of the wrong type; the message lists the known.
+        UsageError: an unknown strategy or hyperparameter, or a value of the wrong type; the message lists the known. A
+            compression that is not known, or that the strategy does not take.
     """
     if not words or words[0] not in STRATEGIES:
         given = repr(words[0]) if words else "nothing"
@@ -92,7 +103,18 @@ def parse_strategy(words: Sequence[str]) -> Choice:
             known = ", ".join(f"{k}={v}" for k, v in options.items()) or "none"
             raise UsageError(f"strategy {name} has no option {key!r}; its options and defaults: {known}")
         options[key] = _value(name, key, text, types[key])
-    return Choice(name, options)
+    return Choice(name, options, _compression(name, compress) if compress is not None else None)
+
+
+def _compression(name: str, text: str) -> Compression:
+    compression = parse_compression(text)
+    taken = STRATEGIES[name].cls.compresses
+    if not taken:
+        able = ", ".join(name for name, entry in STRATEGIES.items() if entry.cls.compresses)
+        raise UsageError(f"--compress {text}: strategy {name} sends nothing compressed; these can: {able}")
+    if compression.name not in taken:
+        raise UsageError(f"--compress {text}: strategy {name} takes {', '.join(taken)}")
+    return compression
 
 
 def _value(name: str, key: str, text: str, kind: Any) -> Any:

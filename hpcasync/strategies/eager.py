@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hpcasync.compression import CODECS, Compression
 from hpcasync.replica import Replica
 from hpcasync.strategies.strategy import Strategy
 from hpcasync.world import Quorum, Round, World
@@ -39,6 +40,7 @@ class Eager(Strategy):
     """
 
     replicated = True
+    compresses = CODECS
 
     def __init__(
         self, replica: Replica, world: World, optimizer: torch.optim.Optimizer, quorum: str = "majority", bound: int = 8
@@ -51,8 +53,13 @@ class Eager(Strategy):
         self._read: deque[int] = deque()  # rounds applied before each of my pending gradients was computed
         world.barrier()
 
+    def compress(self, compression: Compression) -> None:
+        super().compress(compression)
+        self._rounds.reduce_by(self.reduction.stages)
+
     def step(self) -> None:
         self.replica.adopt_strays()
+        self.replica.pairs[0].message[-1] = 1
         self._read.append(self._applied)
         self.replica.recycle(self._rounds.contribute(self.replica.renew_grads()))
         self.world.wait_until(self._near)

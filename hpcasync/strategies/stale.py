@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpcasync.compression import CODECS
 from hpcasync.errors import UsageError
+from hpcasync.reduction import InFlight
 from hpcasync.replica import Replica
 from hpcasync.strategies.strategy import Strategy
-from hpcasync.world import Request, World
+from hpcasync.world import Stages, World
 
 
 @dataclass
@@ -21,7 +23,7 @@ class _Flight:
     """One step's messages on their way, and how many updates had been made when their gradient was computed."""
 
     messages: list[Tensor]
-    requests: list[Request]
+    reduction: InFlight
     version: int
     mine: bool
 
@@ -34,19 +36,22 @@ class Stale(Strategy):
     Li et al., "Pipe-SGD: A Decentralized Pipelined SGD Framework for Distributed Deep Net Training", NeurIPS 2018,
     alg. 1 (https://arxiv.org/abs/1811.03619). On a quadratic mode lambda it is stable iff
     gamma · lambda < 2 sin(pi / (2 (2 bound + 1))). A reduction is applied ``bound`` steps after it began even if it
-    arrives sooner, so a run does not depend on timing; ``bound=0`` equals ``sync`` bit for bit.
+    arrives sooner, so a run does not depend on timing; ``bound=0`` equals ``sync`` bit for bit. A compressed reduction
+    has two stages, of which the second begins after half of the steps, so ranks may be only bound // 2 steps apart.
 
     Args:
         bound: reductions in flight while a rank computes.
     """
 
     replicated = True
+    compresses = CODECS
 
     def __init__(self, replica: Replica, world: World, optimizer: torch.optim.Optimizer, bound: int = 1) -> None:
         if bound < 0:
             raise UsageError(f"bound={bound}: it counts reductions in flight, so 0 or more")
         super().__init__(replica, world, optimizer)
         self.bound = bound
+        self._halfway = (bound + 1) // 2  # steps after which a reduction of two stages goes on to its second
         self._reduce_where_gradients_lie(messages=bound + 2)  # in flight, just begun, and being filled
         self._version = 0
         self._flights: deque[_Flight] = deque()
@@ -65,15 +70,14 @@ class Stale(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         for flight in self._flights:
-            for request in flight.requests:
-                request.wait()
+            flight.reduction.wait()
         arrived = [{"messages": [m.clone() for m in f.messages], "version": f.version} for f in self._flights]
         return {**super().state_dict(), "arrived": arrived, "version": self._version}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._version = int(state["version"])
         self._flights = deque(
-            _Flight([m.clone() for m in saved["messages"]], [], int(saved["version"]), mine=True)
+            _Flight([m.clone() for m in saved["messages"]], InFlight(iter(())), int(saved["version"]), mine=True)
             for saved in state["arrived"]
         )
         super().load_state_dict(state)
@@ -81,23 +85,23 @@ class Stale(Strategy):
     def _begin(self, contributed: int) -> None:
         messages = self.replica.renew_grads()
         messages[0][-1] = contributed
-        requests = []
+        stages: Stages = iter(())
         if self.bound:
-            requests = [self.world.iallreduce(message) for message in messages]
-        else:
-            for message in messages:  # nothing is ever in flight: the same verb as sync's, so the same bits
-                self.world.allreduce(message)
-        self._flights.append(_Flight(messages, requests, self._version, mine=bool(contributed)))
+            stages = self.reduction.stages(self.world, messages)
+        else:  # nothing is ever in flight: the same verb as sync's, so the same bits
+            self.reduction.whole(self.world, messages)
+        self._flights.append(_Flight(messages, InFlight(stages), self._version, mine=bool(contributed)))
 
     def _apply_due(self) -> bool:
         """Apply what has been in flight for ``bound`` steps. False when nobody had contributed to it."""
+        if self.reduction.has_more_stages and len(self._flights) > self._halfway:
+            self._flights[-1 - self._halfway].reduction.advance()
         if len(self._flights) <= self.bound:
             return True
         return self._land(self._flights.popleft())
 
     def _land(self, flight: _Flight) -> bool:
-        for request in flight.requests:
-            request.wait()
+        flight.reduction.wait()
         active = bool(flight.messages[0][-1])
         if active:
             self.replica.apply_mean(self.optimizer, flight.messages)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from hpcasync.clock import Staleness
+from hpcasync.compression import Compression
+from hpcasync.reduction import Layout, Reduction
 from hpcasync.replica import Flat, Replica
 from hpcasync.world import Window, World
 
@@ -24,14 +26,18 @@ class Strategy(ABC):
     Attributes:
         replicated: True where all ranks make the same updates in the same order, each on its own replica.
         dropped: contributions of this rank that were computed and will never be applied.
+        compresses: what :meth:`compress` takes, by the names of ``hpcasync.compression``.
+        reduction: how one gradient of each rank becomes one of all, in strategies that do this.
     """
 
     replicated = False
+    compresses: tuple[str, ...] = ()
 
     def __init__(self, replica: Replica, world: World, optimizer: torch.optim.Optimizer) -> None:
         self.replica, self.world, self.optimizer = replica, world, optimizer
         self.staleness = Staleness()
         self.dropped = 0
+        self.reduction = Reduction()
         for tensor in replica.constants:
             world.broadcast(tensor.data)
         for flat in (*replica.pairs, *replica.buffers):
@@ -44,6 +50,11 @@ class Strategy(ABC):
         for pair in self.replica.pairs:
             length = pair.memory.numel() + 1
             pair.use_messages([self.world.buffer(length, pair.memory.dtype) for _ in range(messages)])
+
+    def compress(self, compression: Compression) -> None:
+        """Collective, before the first step, for what ``compresses`` names: have it travel in fewer bytes."""
+        layouts = [Layout.of(pair) for pair in self.replica.pairs]
+        self.reduction = compression.reduction(layouts, self.world.size)
 
     @abstractmethod
     def step(self) -> None:
@@ -75,6 +86,7 @@ class Strategy(ABC):
         self.world.barrier()  # what all ranks have sent has arrived
         state = {
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "reduction": self.reduction.state_dict(),
             "parameters": [pair.params.detach().clone() for pair in self.replica.pairs],
             "buffers": [flat.memory.clone() for flat in self.replica.buffers],
         }
@@ -84,6 +96,7 @@ class Strategy(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Collective. Take on a :meth:`state_dict`, this rank's own."""
         self.optimizer.load_state_dict(state["optimizer"])
+        self.reduction.load_state_dict(state["reduction"])
         with torch.no_grad():
             for flat, saved in zip(self.replica.pairs, state["parameters"], strict=True):
                 flat.memory.copy_(saved)

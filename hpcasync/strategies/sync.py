@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from hpcasync.compression import CODECS
 from hpcasync.replica import Replica
 from hpcasync.strategies.strategy import Strategy
 from hpcasync.world import World
@@ -20,6 +21,7 @@ class Sync(Strategy):
     """
 
     replicated = True
+    compresses: tuple[str, ...] = CODECS
 
     def __init__(self, replica: Replica, world: World, optimizer: torch.optim.Optimizer) -> None:
         super().__init__(replica, world, optimizer)
@@ -37,8 +39,7 @@ class Sync(Strategy):
         """One reduction of everyone's gradient. False when nobody contributed: all have made their last step."""
         messages = [pair.message for pair in self.replica.pairs]
         messages[0][-1] = contributed
-        for message in messages:
-            self.world.allreduce(message)
+        self.reduction.whole(self.world, messages)
         active = bool(messages[0][-1])
         if active:
             self.replica.apply_mean(self.optimizer, messages)
