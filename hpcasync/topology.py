@@ -61,6 +61,11 @@ def group(rank: int, size: int, step: int, members: int) -> tuple[int, ...]:
     return tuple(peer for peer in range(first, min(first + members * stride, size), stride) if peer != rank)
 
 
+def sources(topology: Topology, rank: int, size: int, step: int) -> tuple[int, ...]:
+    """The ranks that send to ``rank`` in ``ring``, ``exponential`` or ``one_peer``, where all send as far."""
+    return tuple((2 * rank - peer) % size for peer in topology(rank, size, step))
+
+
 def hops(size: int) -> int:
     """The rounds in which the one-peer exponential graph reaches everyone: log2 n, rounded up."""
     return (size - 1).bit_length()

@@ -36,7 +36,7 @@ class OnItsWay:
         monkeypatch.setattr(SimWindow, "_land", landed)
 
     def _count(self, act, value: Tensor, sign: int) -> None:
-        if act is _add and value.numel() == LENGTH + 1:
+        if act is _add and value.numel() == self.mass.numel():
             self.mass += sign * value
 
 
@@ -152,11 +152,182 @@ def test_a_slow_rank_keeps_nobody_waiting_and_the_weights_stay_near_1(words):
         assert 0.25 <= least <= most < 3
 
 
+def in_step(words: str, world: World, steps: int, length: int = LENGTH):
+    """A strategy in float64 whose gradients are zero and whose replicas differ: rank r's are all r."""
+    strategy = build(words, world, model := Vectors((length,), dtypes=(torch.float64,)))
+    model.p0.data.fill_(world.rank)
+    if hasattr(strategy, "_push_sum"):
+        for part in range(len(strategy._estimates)):
+            strategy._push_sum.x(part).fill_(world.rank)
+    world.barrier()
+    for step in range(steps):
+        train(strategy, model, None, 1, first=step)
+        world.barrier()
+    return strategy, model.p0.detach().clone()
+
+
+def test_dpsgd_mixes_by_its_matrix(ranks):
+    for peers in ("ring", "exponential", "one_peer"):
+
+        def main(world: World, peers=peers):
+            strategy, mine = in_step(f"dpsgd peers={peers}", world, steps=5)
+            expected = torch.arange(world.size, dtype=torch.float64)
+            for step in range(5):
+                expected = topology.mixing_matrix(topology.named(peers), world.size, step) @ expected
+            assert mine.tolist() == pytest.approx([float(expected[world.rank])] * LENGTH, abs=1e-12)
+            strategy.drain()
+            assert strategy.result().tolist() == pytest.approx([(world.size - 1) / 2] * LENGTH, abs=1e-12)
+
+        ranks(main, compute="exponential")
+
+
+def test_dpsgd_waits_for_its_neighbours_and_so_for_everyone_in_the_end():
+    def main(world: World):
+        strategy = build("dpsgd", world, model := Vectors((2,)))
+        reached = []
+        for step in range(12):
+            train(strategy, model, linear, 1, first=step)
+            reached.append(world.now())
+        strategy.drain()
+        return reached
+
+    reached = simulate(main, 8, compute="slow:0:10")
+    assert [reached[4][step] for step in range(4)] == [1.0, 2.0, 3.0, 13.0]  # 4 places from the slow one
+    assert reached[4][11] == 93.0
+
+
+def test_pairs_take_on_their_mean_and_who_is_asked_need_not_answer():
+    def main(world: World):
+        strategy, mine = in_step("adpsgd", world, steps=0)
+        if world.rank == 1:
+            train(strategy, strategy.replica.model, None, 1)
+            mine = strategy.replica.params.detach().clone()
+        world.barrier()
+        if world.rank == 0:
+            before = strategy.replica.params.detach().clone()
+            train(strategy, strategy.replica.model, None, 1)
+            mine = torch.cat([before, strategy.replica.params.detach()])
+        world.barrier()
+        return mine.unique().tolist()
+
+    assert simulate(main, 2) == [[0.0, 0.5], [0.5]]
+
+
+def test_pairs_keep_the_sum_at_every_moment(monkeypatch):
+    on_its_way, strategies = OnItsWay(monkeypatch), {}
+    on_its_way.mass = torch.zeros(LENGTH, dtype=torch.float64)
+    made, errors = torch.zeros(LENGTH, dtype=torch.float64), []
+
+    def main(world: World):
+        model = Vectors((LENGTH,), dtypes=(torch.float64,))
+        strategies[world.rank] = strategy = build("adpsgd", world, model, lr=0.5)
+        world.barrier()
+        for step in range(60):
+            linear(model, world.rank, step).backward()
+            world.computed(0.0)
+            strategy.step()
+            made.add_(gradient(world.rank, step, LENGTH))
+            held = sum(
+                s.replica.params.detach() + s._inboxes[0]._parts[s.world.rank].memory for s in strategies.values()
+            )
+            errors.append(float((on_its_way.mass + held + 0.5 * made).abs().max()))
+        strategy.drain()
+
+    simulate(main, 5, compute="pareto:1.5", alpha=0.4, beta=0.002)
+    assert len(errors) == 300
+    assert max(errors) < 1e-12
+
+
+@pytest.mark.parametrize("size", [2, 4, 8, 16])
+def test_wagma_reaches_everyone_in_log_rounds(size):
+    def main(world: World):
+        strategy, _ = in_step("wagma members=2", world, steps=0)
+        push_sum = strategy._push_sum
+        for step in range(topology.digits(size, 2)):
+            push_sum.send(0, topology.group(world.rank, size, step, 2))
+            push_sum.flush()
+            world.barrier()
+            push_sum.receive(0)
+            world.barrier()
+        return float(push_sum.x(0)[0]), float(push_sum.w(0))
+
+    assert simulate(main, size) == [((size - 1) / 2, 1.0)] * size
+
+
+def test_wagma_chooses_groups_of_the_root_of_n():
+    sizes = {n: simulate(lambda world: build("wagma", world, Vectors((2,))).members, n)[0] for n in (1, 2, 4, 8, 16)}
+    assert sizes == {1: 2, 2: 2, 4: 2, 8: 4, 16: 4}
+
+
+def test_wagma_waits_only_for_who_is_more_than_bound_steps_behind():
+    def main(world: World):
+        strategy = build("wagma bound=5", world, model := Vectors((3,)))
+        before, waited = world.waited, []
+        for step in range(7 if world.rank < 3 else 2):
+            train(strategy, model, linear, 1, first=step)
+            waited.append(world.waited - before)
+        return waited
+
+    waited = simulate(main, 4, compute="slow:3:10")[0]
+    assert waited[:5] == [0.0] * 5  # the slow rank makes its first step at 10 s
+    assert waited[5] == 4.0
+    assert waited[6] == pytest.approx(13.0)
+
+
+def test_layup_sends_each_bucket_while_backward_still_runs(monkeypatch):
+    sent = []
+
+    def main(world: World):
+        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+        strategy = build("layup bucket_bytes=1", world, model, lr=0.1)
+        send = strategy._push_sum.send
+
+        def noted(part, peers):
+            complete = [p.grad is not None and bool(p.grad.any()) for p in model.parameters()]
+            sent.append((part, complete))
+            send(part, peers)
+
+        strategy._push_sum.send = noted
+        model(torch.ones(1, 3)).sum().backward()
+        sent.append("backward is over")
+        strategy.step()
+        return [bucket.elements for bucket in strategy._buckets]
+
+    assert simulate(main, 1)[0] == [2, 8, 4, 12]
+    assert [each[0] for each in sent[:4]] == [0, 1, 2, 3]
+    assert sent[0][1] == [False, False, False, True]
+    assert sent[4] == "backward is over"
+
+
+def test_layup_keeps_the_mass_of_every_bucket():
+    strategies = {}
+
+    def main(world: World):
+        model = Vectors((4,), (5,), (3,), dtypes=(torch.float64,))
+        strategies[world.rank] = strategy = build("layup bucket_bytes=8", world, model, lr=0.5)
+        train(strategy, model, linear, 20 + 5 * world.rank)
+        world.barrier()
+
+    simulate(main, 4, compute="exponential", alpha=0.1)
+    made = sum(gradient(rank, step, 12) for rank in range(4) for step in range(20 + 5 * rank)).double()
+    for part, bucket in enumerate(strategies[0]._buckets):
+        total = sum(
+            s._push_sum._memories[part] + s._push_sum._inboxes[part]._parts[rank].memory
+            for rank, s in strategies.items()
+        )
+        expected = -0.5 * made[bucket.start_element : bucket.stop_element]
+        assert torch.allclose(total[:-1], expected, atol=1e-12, rtol=0)
+        assert float(total[-1]) == pytest.approx(4.0, abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("sgp peers=star", "topology=star: it is one of ring, exponential, one_peer, random"),
         ("sgp bound=0", "bound=0: it counts shares that may wait at a peer, so 1 or more"),
+        ("wagma members=1", "members=1: it is the size of a group, so 2 or more, or 0 for sqrt(n)"),
+        ("wagma bound=-1", "bound=-1: it counts steps, so 0 or more (inf never waits)"),
+        ("dpsgd peers=random", "strategy dpsgd: peers=random is not one of ring, exponential, one_peer"),
     ],
 )
 def test_values_out_of_range(words, message):

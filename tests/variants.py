@@ -54,6 +54,10 @@ VARIANTS = [
     Variant("eamsgd momentum=0.5", "other", alone=()),
     Variant("sgp", "share"),
     Variant("overlap_sgp peers=random", "share"),
+    Variant("layup bucket_bytes=600", "share"),
+    Variant("adpsgd", "share"),
+    Variant("dpsgd", "share"),
+    Variant("wagma members=2 bound=2", "share"),
 ]
 
 LR: dict[str, float] = {"easgd": 0.3, "eamsgd": 0.01}

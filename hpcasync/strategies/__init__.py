@@ -19,6 +19,10 @@ from hpcasync.strategies.downpour import Downpour
 from hpcasync.strategies.eager import Eager
 from hpcasync.strategies.easgd import Eamsgd, Easgd
 from hpcasync.strategies.gossip import OverlapSgp, Sgp
+from hpcasync.strategies.gossip_groups import Wagma
+from hpcasync.strategies.gossip_layers import LayUp
+from hpcasync.strategies.gossip_pairs import AdPsgd
+from hpcasync.strategies.gossip_rounds import DPsgd
 from hpcasync.strategies.hogwild import Hogwild
 from hpcasync.strategies.hogwild_nodes import HogwildNodes
 from hpcasync.strategies.in_backward import InBackward
@@ -63,6 +67,10 @@ STRATEGIES: dict[str, Entry] = {
     "eamsgd": Entry(Eamsgd, "easgd with Nesterov's momentum in every rank"),
     "sgp": Entry(Sgp, "push-sum gossip: shares of the parameters go to one peer of the exponential graph"),
     "overlap_sgp": Entry(OverlapSgp, "sgp whose shares travel while the next step computes"),
+    "layup": Entry(LayUp, "push-sum gossip layer by layer, inside backward()"),
+    "adpsgd": Entry(AdPsgd, "odd ranks average with even ones, in pairs and one-sidedly"),
+    "dpsgd": Entry(DPsgd, "every step averages with the neighbours on a ring, and waits for them"),
+    "wagma": Entry(Wagma, "averaging in rotating groups, which waits for nobody up to `bound` steps"),
 }
 
 

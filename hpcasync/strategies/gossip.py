@@ -27,6 +27,20 @@ class Gossip(Strategy):
     def parameters(self) -> list[Tensor]:
         return self._mean_over_ranks(self.replica.pairs, self._replicas)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._steps = int(state["steps"])
+        super().load_state_dict(state)
+
+    def _average(self) -> None:
+        """Collective. Have the mean of the replicas in all of them."""
+        for pair in self.replica.pairs:
+            self.world.allreduce(pair.params)
+            pair.params.div_(self.world.size)
+        self.world.barrier()
+
 
 class Sgp(Gossip):
     """Stochastic gradient push, asynchronous: a slow rank keeps nobody waiting.
@@ -69,7 +83,8 @@ class Sgp(Gossip):
             raise UsageError(f"bound={bound}: it counts shares that may wait at a peer, so 1 or more")
         super().__init__(replica, world, optimizer)
         self.bound = bound
-        self._push_sum = PushSum(world, [pair.params for pair in replica.pairs])
+        self._estimates = self._parts()
+        self._push_sum = PushSum(world, self._estimates)
         self._push_sum.look(self._peers())
         self._push_sum.flush()
         world.barrier()
@@ -77,7 +92,13 @@ class Sgp(Gossip):
     def step(self) -> None:
         self.replica.adopt_strays()
         self._descend()
-        self._mix()
+        self._push_sum.flush()
+        self._merge()
+        peers = self._push_sum.open_peers(self.bound)
+        for part in range(len(self._estimates)):
+            self._push_sum.send(part, peers)
+        self._look_ahead()
+        self._end_of_step()
 
     def drain(self) -> None:
         self._push_sum.flush()
@@ -88,12 +109,15 @@ class Sgp(Gossip):
     def state_dict(self) -> dict[str, Any]:
         self._push_sum.flush()
         self.world.barrier()
-        return {**super().state_dict(), "push_sum": self._push_sum.state(), "steps": self._steps}
+        return {**super().state_dict(), "push_sum": self._push_sum.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._push_sum.restore(state["push_sum"])
-        self._steps = int(state["steps"])
         super().load_state_dict(state)
+
+    def _parts(self) -> list[Tensor]:
+        """What is sent in one go, as views of the parameters: here all of a pair."""
+        return [pair.params for pair in self.replica.pairs]
 
     def _peers(self) -> tuple[int, ...]:
         return self._topology(self.world.rank, self.world.size, self._steps)
@@ -107,25 +131,22 @@ class Sgp(Gossip):
             pair.flat.data = pair.params
         self.replica.zero_grads()
 
-    def _mix(self) -> None:
-        """Merge what has arrived, send shares, and look at whom the next shares are for."""
-        push_sum, parts = self._push_sum, range(len(self.replica.pairs))
-        push_sum.flush()
-        self.staleness.record(max(push_sum.receive(part) for part in parts))
+    def _merge(self) -> None:
+        """Have what has arrived in x and w, and the new x / w in the model."""
+        self.staleness.record(max(self._push_sum.receive(part) for part in range(len(self._estimates))))
         self._estimate()
-        peers = push_sum.open_peers(self.bound)
-        for part in parts:
-            push_sum.send(part, peers)
+
+    def _look_ahead(self) -> None:
+        """Begin to look at whom the next step's shares are for."""
         self._steps += 1
-        push_sum.look(self._peers())
-        self._end_of_step()
+        self._push_sum.look(self._peers())
 
     def _end_of_step(self) -> None:
         self._push_sum.flush()
 
     def _estimate(self) -> None:
-        for part, pair in enumerate(self.replica.pairs):
-            self._push_sum.estimate(part, pair.params)
+        for part, estimate in enumerate(self._estimates):
+            self._push_sum.estimate(part, estimate)
 
 
 class OverlapSgp(Sgp):

@@ -50,7 +50,7 @@ class InBackward(Strategy):
     ) -> None:
         buckets = buckets_of(replica, bucket_bytes)
         for pair in replica.pairs:
-            _unflatten(optimizer, pair)
+            unflatten(optimizer, pair)
         super().__init__(replica, world, optimizer)
         self._turns = Turns(buckets, self._update)
         self._messages: dict[Bucket, Tensor] = {}  # a bucket's gradient, and a count behind it
@@ -131,9 +131,9 @@ class InBackward(Strategy):
         tensor.grad = place
 
 
-def _unflatten(optimizer: torch.optim.Optimizer, pair: Pair) -> None:
+def unflatten(optimizer: torch.optim.Optimizer, pair: Pair) -> None:
     """Give ``optimizer`` the tensors of ``pair`` in place of its flat parameter, if it holds that."""
     if optimizer.state.get(pair.flat):
-        raise UsageError("in_backward needs an optimizer that has made no step yet")
+        raise UsageError("this strategy needs an optimizer that has made no step yet: it updates tensor by tensor")
     for group in optimizer.param_groups:
         group["params"] = [each for held in group["params"] for each in (pair.tensors if held is pair.flat else [held])]
