@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mpi4py import MPI
 
 from hpcasync.errors import UsageError
 from hpcasync.mpi import MPIWorld
-from hpcasync.world import World
+from hpcasync.world import World, WorldError
 from tests import tiny_job
 from tests.training import build, classifier, digits_loss, train
 
@@ -56,6 +57,16 @@ def test_a_horovod_of_another_mpi_is_refused(world: World, monkeypatch: pytest.M
     monkeypatch.setattr(MPI, "Get_library_version", lambda: "MPICH Version:      5.0.2\nMPICH Release date: ...")
     with pytest.raises(UsageError, match=r"Horovod was built for Open MPI v.*, and mpi4py runs on MPICH Version: "):
         HorovodWorld()
+
+
+def test_a_start_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_without_horovod()
+    from hpcasync import horovod
+
+    monkeypatch.setattr(horovod, "_START_SECONDS", 0.1)
+    monkeypatch.setattr(horovod.hvd, "init", lambda comm: time.sleep(1))
+    with pytest.raises(WorldError, match=r"Horovod has not started within 0.1 s: has another rank died meanwhile\?"):
+        horovod.HorovodWorld()
 
 
 @on_every_rank
@@ -108,7 +119,7 @@ def test_strategies_train_as_on_mpi(world: World, words: str) -> None:
 
 def test_a_death_is_survived_on_horovod(tmp_path: Path) -> None:
     skip_without_horovod()
-    launch = [sys.executable, "-m", "hpcasync.cli", "run", "-n", "3", "--world", "horovod", "--kill", "1:5"]
+    launch = [sys.executable, "-m", "hpcasync.cli", "run", "-n", "3", "--world", "horovod", "--kill", "1:20"]
     job = [tiny_job.__file__, "--strategy", "stale", "--steps", "30", "--results", str(tmp_path), "--name", "a"]
     done = subprocess.run([*launch, *job], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
