@@ -58,8 +58,12 @@ VARIANTS = [
     Variant("adpsgd", "share"),
     Variant("dpsgd", "share"),
     Variant("wagma members=2 bound=2", "share"),
+    Variant("local_sgd period=3", "other"),
+    Variant("cocod period=4 delay=4", "other"),
+    Variant("diloco period=5 outer_lr=1 outer_momentum=0.5", "other", alone=()),
+    Variant("streaming_diloco period=6 fragments=3 delay=3", "other", alone=(), lr=0.15),
 ]
 
-LR: dict[str, float] = {"easgd": 0.3, "eamsgd": 0.01}
+LR: dict[str, float] = {"streaming_diloco": 0.3, "easgd": 0.3, "eamsgd": 0.01}
 
 assert {variant.words.split()[0] for variant in VARIANTS} <= STRATEGIES.keys()

@@ -26,6 +26,7 @@ from hpcasync.strategies.gossip_rounds import DPsgd
 from hpcasync.strategies.hogwild import Hogwild
 from hpcasync.strategies.hogwild_nodes import HogwildNodes
 from hpcasync.strategies.in_backward import InBackward
+from hpcasync.strategies.local import DiLoCo, Local, StreamingDiLoCo
 from hpcasync.strategies.robust import Robust
 from hpcasync.strategies.stale import Stale
 from hpcasync.strategies.strategy import Strategy
@@ -71,6 +72,11 @@ STRATEGIES: dict[str, Entry] = {
     "adpsgd": Entry(AdPsgd, "odd ranks average with even ones, in pairs and one-sidedly"),
     "dpsgd": Entry(DPsgd, "every step averages with the neighbours on a ring, and waits for them"),
     "wagma": Entry(Wagma, "averaging in rotating groups, which waits for nobody up to `bound` steps"),
+    "local_sgd": Entry(Local, "replicas train alone and are averaged every `period` steps"),
+    "slowmo": Entry(Local, "local_sgd with momentum outside", {"period": 12, "outer_momentum": 0.7}),
+    "cocod": Entry(Local, "local_sgd whose average travels during the next period", {"delay": 10}),
+    "diloco": Entry(DiLoCo, "long periods inside, Nesterov's momentum outside"),
+    "streaming_diloco": Entry(StreamingDiLoCo, "diloco, one fragment after the other, while training goes on"),
 }
 
 
