@@ -54,7 +54,7 @@ def _enter(train: Callable[[Run, Job], None], options: Job, path: Path, argv: Se
 
         def body(world: World, library: str) -> int:
             origin = Origin(path, options.world, library, argv)
-            return live(train, options, Run(world, options, origin, signals), kind)
+            return live(train, options, Run(world, options.of_rank(world.rank), origin, signals), kind)
 
         return kind.enter(body, options)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from tyro.conf import UseAppendAction, arg
+from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
 from hpcasync.errors import UsageError
 from hpcasync.faults import parse_kill, parse_slow
 from hpcasync.laws import parse_law
+from hpcasync.run.trace import Contribution, read_traces
 from hpcasync.strategies import parse_strategy
 
 
@@ -58,6 +60,10 @@ class Options:
     """Have a rank die in a step, e.g. 2:20: under `hpcasync run` with Open MPI, or simulated, the others go on."""
     step_seconds: Annotated[float, arg(metavar="S")] = 0.0
     """Least duration of a step before --slow and --jitter (0 with --world sim means 1)."""
+    trace: Annotated[bool, FlagCreatePairsOff] = False
+    """Write down what every rank hands in and when, for `hpcasync replay`."""
+    replay: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Simulate the ranks of this traced run: each hands in when it did then. Used by `hpcasync replay`."""
     evaluate_every: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Evaluate after every so many steps of rank 0 (default: once per its epoch)."""
 
@@ -67,6 +73,8 @@ class Options:
         Raises:
             UsageError: a value that cannot be used.
         """
+        if self.replay is not None:
+            self._follow(self.replay)
         parse_strategy(self.strategy, self.compress)
         parse_slow(self.slow)
         parse_kill(self.kill)
@@ -86,8 +94,23 @@ class Options:
             raise UsageError(
                 f"--ranks {self.ranks} is for --world sim; `hpcasync run -n {self.ranks}` starts real ranks"
             )
-        if self.epochs is None and self.steps is None and self.seconds is None:
+        if self.replay is None and self.epochs is None and self.steps is None and self.seconds is None:
             self.epochs = 10
+
+    @cached_property
+    def traces(self) -> list[list[Contribution]] | None:
+        """What the ranks of the run that is replayed handed in; None if none is."""
+        return None if self.replay is None else read_traces(self.replay)
+
+    def of_rank(self, rank: int) -> Self:
+        """The options of one rank: in a replay, each makes as many steps as it made in the run."""
+        return self if self.traces is None else dataclasses.replace(self, steps=len(self.traces[rank]))
+
+    def _follow(self, folder: Path) -> None:
+        """What decided when a step or the run ended, the trace decides now."""
+        self.world, self.ranks, self.results, self.name = "sim", len(read_traces(folder)), folder / "replays", None
+        self.slow, self.kill, self.jitter = (), (), None
+        self.epochs = self.steps = self.seconds = self.target = None
 
     def config(self) -> dict[str, Any]:
         """Every option as JSON can hold it."""

@@ -23,8 +23,10 @@ from hpcasync.run.metrics import Lines, Totals
 from hpcasync.run.options import Options
 from hpcasync.run.provenance import Origin
 from hpcasync.run.record import Record, create_folder, has_failed
+from hpcasync.run.ping import ping
 from hpcasync.run.recovery import recover, share_optimizer_state
 from hpcasync.run.stop import Signals, Stop
+from hpcasync.run.trace import Contribution, trace_file
 from hpcasync.strategies import Strategy, parse_strategy
 from hpcasync.world import RankFailed, World
 
@@ -85,18 +87,21 @@ class Run:
         self._choice = parse_strategy(self.options.strategy, self.options.compress)
         self._trained, self._evaluate_by = (replica, optimizer), evaluate
         self._build(self.world)
-        hosts = self._hosts()
+        hosts, measured = self._hosts(), self._measure()
         folder = Path()
         if self.rank == 0:
             folder = create_folder(
                 self.options.results, self.options.name, f"{self._origin.job.stem}-{self._choice.name}"
             )
-            entries = self._origin.entries(self.options, self._choice, self.size, hosts)
+            entries = self._origin.entries(self.options, self._choice, self.size, hosts) | measured
             self._lead(Record.create(folder, entries))
         self.agree(0)
         self.folder = Path(broadcast_text(self.world, str(folder.resolve())))
         self._lines = Lines(self.folder / f"metrics.rank{self.rank}.jsonl")
         self._open.callback(self._lines.flush)
+        self._trace = Lines(trace_file(self.folder, self.rank)) if self.options.trace else None
+        if self._trace is not None:
+            self._open.callback(self._trace.flush)
         self._started, self._waited_before = self.world.now(), self.world.waited
         with self._recovering():
             self.world.barrier()
@@ -143,8 +148,11 @@ class Run:
         with self._recovering():
             self.world.computed(computed)
             self._totals.compute_seconds += self.world.now() - self._began
+            handed_in_seconds = self._seconds()
             self.strategy.step()
             self._note_step(float(loss.detach()))
+            if self._trace is not None:
+                self._trace.add(self._contribution(handed_in_seconds).entry())
             every = self.options.evaluate_every
             if every is not None and self._totals.steps % every == 0:
                 self._evaluate()
@@ -292,6 +300,16 @@ class Run:
             self._leader.follow(self.strategy)
         assert self._leader is not None
         self._leader.lose(dead, self._members, seconds)
+
+    def _contribution(self, seconds: float) -> Contribution:
+        """That of the step which has just ended."""
+        length, last = sum(pair.params.numel() for pair in self._trained[0].pairs), self.strategy.staleness.last
+        return Contribution(self.rank, self._totals.steps, (0, length), self._samples, seconds, last)
+
+    def _measure(self) -> dict[str, Any]:
+        """Collective. What ``hpcasync simulate --from`` needs to know beside the steps."""
+        network = None if self._origin.world == "sim" else ping(self.world)
+        return {"network": network, "parameter_bytes": sum(pair.params.nbytes for pair in self._trained[0].pairs)}
 
     def _hosts(self) -> list[dict[str, Any]]:
         """Every rank's place; simulated ranks all have this process's."""

@@ -80,7 +80,7 @@ def _abort_mpi(code: int) -> NoReturn:
 
 
 def _enter_sim(body: Callable[[World, str], int], options: Options) -> int:
-    from hpcasync.sim import simulate
+    from hpcasync.sim import Timetable, simulate
 
     assert options.ranks is not None  # resolve() has filled it in
     jitter = parse_law(options.jitter) if options.jitter is not None else None
@@ -88,7 +88,8 @@ def _enter_sim(body: Callable[[World, str], int], options: Options) -> int:
     pace.check(options.ranks)
     kill = parse_kill(options.kill)
     check_kill(kill, options.ranks)
-    codes = simulate(lambda world: body(world, "SimWorld"), options.ranks, compute=pace, seed=options.seed, kill=kill)
+    compute = pace if options.traces is None else Timetable([[c.seconds for c in trace] for trace in options.traces])
+    codes = simulate(lambda world: body(world, "SimWorld"), options.ranks, compute=compute, seed=options.seed, kill=kill)
     return max((int(code) for code in codes if code is not None), default=1)
 
 

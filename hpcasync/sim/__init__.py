@@ -15,16 +15,17 @@ from hpcasync.errors import UsageError
 from hpcasync.laws import Law, parse_law
 from hpcasync.sim.events import DETECTION_SECONDS, Rank, Simulation
 from hpcasync.sim.group import Group
+from hpcasync.sim.timetable import Timetable
 from hpcasync.sim.world import SimWorld
 
-__all__ = ["DETECTION_SECONDS", "SimWorld", "simulate"]
+__all__ = ["DETECTION_SECONDS", "SimWorld", "Timetable", "simulate"]
 
 
 def simulate(
     main: Callable[[SimWorld], Any],
     size: int,
     *,
-    compute: str | Law = "constant",
+    compute: str | Law | Timetable = "constant",
     alpha: float = 0.0,
     beta: float = 0.0,
     seed: int = 0,
@@ -35,7 +36,7 @@ def simulate(
     """Run ``main(world)`` as ``size`` ranks; what each of them returned, None for the dead.
 
     Args:
-        compute: the law of the seconds that ``world.computed()`` takes (see :mod:`hpcasync.laws`).
+        compute: the law of the seconds that ``world.computed()`` takes (see :mod:`hpcasync.laws`), or when it ends.
         alpha: seconds per message.
         beta: seconds per byte.
         seed: of the order of simultaneous events and, with the rank, of its compute times.

@@ -20,6 +20,7 @@ from greenlet import GreenletExit, getcurrent, greenlet  # type: ignore[import-u
 
 from hpcasync.laws import Law
 from hpcasync.sim.buffers import Loans
+from hpcasync.sim.timetable import Timetable
 from hpcasync.world import Deadlock, WorldError
 
 DETECTION_SECONDS = 0.1  # from a death until the survivors hear of it; Open MPI's ULFM takes 0.01 to 0.15
@@ -199,7 +200,7 @@ class Simulation:
         beta: seconds per byte.
     """
 
-    def __init__(self, size: int, law: Law, alpha: float, beta: float, seed: int) -> None:
+    def __init__(self, size: int, law: Law | Timetable, alpha: float, beta: float, seed: int) -> None:
         self.law, self.alpha, self.beta, self.seed = law, alpha, beta, seed
         self.time = 0.0
         self.hub: Any = None

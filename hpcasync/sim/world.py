@@ -15,6 +15,7 @@ from hpcasync.sim.agent import Agent
 from hpcasync.sim.buffers import check_buffer, hide
 from hpcasync.sim.events import Rank, Watch
 from hpcasync.sim.group import Collective, Group
+from hpcasync.sim.timetable import Timetable
 from hpcasync.sim.window import Part, SimWindow
 from hpcasync.world import Quorum, WorldError
 
@@ -203,9 +204,13 @@ class SimWorld:
         """Let the virtual clock run by the next draw from the compute law, in seconds. The argument is ignored."""
         self._enter()
         me = self._me
-        draw = me.simulation.law.draw(me.rng, me.number, me.steps)
+        law = me.simulation.law
+        if isinstance(law, Timetable):
+            draw = law.seconds_left(me.number, me.steps, me.simulation.time)
+        else:
+            draw = law.draw(me.rng, me.number, me.steps)
         if not draw > 0:
-            raise UsageError(f"{me.simulation.law} drew {draw}: a compute time is above 0")
+            raise UsageError(f"{law} drew {draw}: a compute time is above 0")
         me.steps += 1
         me.sleep(draw)
         if me.steps == me.dies_in_step:
