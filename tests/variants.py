@@ -25,6 +25,7 @@ class Variant:
             one rank's parameters, and those are averaged. "other": another test adds it up.
         alone: a rank alone is plain PyTorch, bit for bit, with SGD and this momentum.
         lr, steps: with which 1 to 4 ranks learn digits: the loss falls below 1.3.
+        deaths: a death at each of its calls is tried, too. False where another variant's windows live as these do.
     """
 
     words: str
@@ -32,6 +33,7 @@ class Variant:
     alone: tuple[float, ...] = (0.0, 0.9)
     lr: float = 0.05
     steps: int = 150
+    deaths: bool = True
 
     def __str__(self) -> str:
         return self.words
@@ -50,6 +52,12 @@ VARIANTS = [
     Variant("hogwild_nodes", "sum"),
     Variant("downpour", "sum"),
     Variant("downpour push=3 pull=2 bound=2", "sum"),
+    Variant("server push=3 pull=2", "sum", alone=()),
+    Variant("server policy=quorum:2:0.1 owner=adam", "other", alone=(), lr=0.02, steps=70),
+    Variant("backup", "other", lr=0.15),
+    Variant("ringleader", "other", deaths=False),
+    Variant("gap_aware", "other", deaths=False),
+    Variant("dana", "sum", alone=(0.0,), deaths=False),
     Variant("easgd period=3", "other", alone=(), lr=0.15),
     Variant("eamsgd momentum=0.5", "other", alone=()),
     Variant("sgp", "share"),
@@ -64,6 +72,15 @@ VARIANTS = [
     Variant("streaming_diloco period=6 fragments=3 delay=3", "other", alone=(), lr=0.15),
 ]
 
-LR: dict[str, float] = {"streaming_diloco": 0.3, "easgd": 0.3, "eamsgd": 0.01}
+LR: dict[str, float] = {
+    "streaming_diloco": 0.3,
+    "easgd": 0.3,
+    "eamsgd": 0.01,
+    "backup": 0.4,
+    "rennala": 0.4,
+    "malenia": 0.4,
+    "ringleader": 0.3,
+    "downpour_adagrad": 0.02,
+}
 
 assert {variant.words.split()[0] for variant in VARIANTS} <= STRATEGIES.keys()

@@ -15,6 +15,7 @@ from hpcasync.errors import UsageError
 from hpcasync.replica import Replica
 from hpcasync.strategies.as_ready import AsReady
 from hpcasync.strategies.basgd import Basgd
+from hpcasync.strategies.dana import Dana
 from hpcasync.strategies.downpour import Downpour
 from hpcasync.strategies.eager import Eager
 from hpcasync.strategies.easgd import Eamsgd, Easgd
@@ -27,7 +28,9 @@ from hpcasync.strategies.hogwild import Hogwild
 from hpcasync.strategies.hogwild_nodes import HogwildNodes
 from hpcasync.strategies.in_backward import InBackward
 from hpcasync.strategies.local import DiLoCo, Local, StreamingDiLoCo
+from hpcasync.strategies.ringleader import Ringleader
 from hpcasync.strategies.robust import Robust
+from hpcasync.strategies.server import Server
 from hpcasync.strategies.stale import Stale
 from hpcasync.strategies.strategy import Strategy
 from hpcasync.strategies.sync import Sync
@@ -63,7 +66,22 @@ STRATEGIES: dict[str, Entry] = {
     "hogwild": Entry(Hogwild, "one memory per node, updated by all its ranks without locks"),
     "hogwild_nodes": Entry(HogwildNodes, "hogwild inside a node, pipelined sums of the nodes' changes between them"),
     "downpour": Entry(Downpour, "parameters sharded over the ranks' windows, pushed to and pulled from"),
+    "bsp": Entry(Downpour, "downpour in lockstep: bulk synchronous", {"bound": 0}),
     "ssp": Entry(Downpour, "downpour whose slowest rank is at most `bound` steps behind", {"bound": 4}),
+    "server": Entry(Server, "central parameters, a policy about staleness, an optimizer of the shards"),
+    "downpour_adagrad": Entry(Server, "server with one Adagrad for all ranks' gradients", {"owner": "adagrad"}),
+    "backup": Entry(Server, "the mean of the first n - 1 gradients; the last is dropped", {"policy": "backup:1"}),
+    "ringmaster": Entry(Server, "gradients as old as n updates are dropped", {"policy": "ringmaster"}),
+    "rennala": Entry(Server, "the mean of the first n gradients at the parameters of now", {"policy": "rennala"}),
+    "malenia": Entry(Server, "rennala in which every rank counts the same", {"policy": "malenia"}),
+    "ringleader": Entry(Ringleader, "the mean over a table of every rank's last gradients, updated by each in turn"),
+    "kardam": Entry(Server, "gradients that turn too much for the way gone are dropped", {"policy": "lipschitz"}),
+    "dc_asgd": Entry(Server, "gradients corrected for their delay, by a Taylor term", {"policy": "dc:0.04"}),
+    "dc_asgd_a": Entry(Server, "dc_asgd in proportion to the gradient's usual size", {"policy": "dc_adaptive:2"}),
+    "dana": Entry(Dana, "a momentum per rank; gradients where the momenta of all will lead"),
+    "gap_aware": Entry(Server, "gradients divided by how far the parameters have gone since", {"policy": "gap"}),
+    "staleness_aware": Entry(Server, "gradients divided by their delay", {"policy": "inverse"}),
+    "delay_adaptive": Entry(Server, "gradients older than n updates count less", {"policy": "delay_adaptive"}),
     "easgd": Entry(Easgd, "a spring ties every rank's replica to a center that all share"),
     "eamsgd": Entry(Eamsgd, "easgd with Nesterov's momentum in every rank"),
     "sgp": Entry(Sgp, "push-sum gossip: shares of the parameters go to one peer of the exponential graph"),
