@@ -114,6 +114,13 @@ def simulate(words: Sequence[str]) -> int:
     return simulating(words)
 
 
+def replay(words: Sequence[str]) -> int:
+    """Repeat a run that was made with --trace, on simulated ranks and the same way every time."""
+    from hpcasync.simulate.replay import replay as repeat
+
+    return repeat(words)
+
+
 def _launch_command(launcher: Launcher, program: Sequence[str], ranks: int | None) -> list[str]:
     cores = environment.cores()
     ranks = ranks or cores
@@ -172,6 +179,7 @@ VERBS = {
     "run": Verb(run, "hpcasync run -n 4 --slow 3:4 jobs/image_classification.py --strategy downpour pull=4 bound=8"),
     "report": Verb(report, "hpcasync report results/ --output report.html"),
     "simulate": Verb(simulate, "hpcasync simulate --ranks 100 --compute sqrt --strategy downpour --until 0.01"),
+    "replay": Verb(replay, "hpcasync replay results/image_classification-downpour-20260101-120000"),
     "bench": Verb(bench, "hpcasync bench straggler --ranks 4 --peers horovod,ddp"),
 }
 
