@@ -174,6 +174,7 @@ class Replica:
         self.constants: list[Tensor] = [p for p in model.parameters() if not p.requires_grad]
         self.constants += [b for b in model.buffers() if not b.is_floating_point()]
         self._hooks: list[RemovableHandle] = []
+        self._module_hooks: list[RemovableHandle] = []
         self.dtype = reduce(torch.promote_types, (flat.memory.dtype for flat in (*self.pairs, *self.buffers)))
 
     @property
@@ -212,6 +213,21 @@ class Replica:
             tensor.register_post_accumulate_grad_hook(ready)  # type: ignore[no-untyped-call]
             for tensor in tensors
         ]
+
+    def watch_modules(
+        self, modules: Iterable[nn.Module], before: Callable[..., None], after: Callable[..., object]
+    ) -> None:
+        """Have ``before(module, args)`` and ``after(module, args, kwargs, output)`` called around each forward().
+
+        What ``after`` returns, unless None, is the module's output. It is called even if forward() raises, with an
+        ``output`` of None. These two take the place of an earlier two.
+        """
+        for hook in self._module_hooks:
+            hook.remove()
+        self._module_hooks = []
+        for module in modules:
+            self._module_hooks.append(module.register_forward_pre_hook(before))
+            self._module_hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
 
     def adopt_strays(self) -> None:
         """Bring home every gradient that left the flat buffers."""

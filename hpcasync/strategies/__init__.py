@@ -28,6 +28,7 @@ from hpcasync.strategies.hogwild import Hogwild
 from hpcasync.strategies.hogwild_nodes import HogwildNodes
 from hpcasync.strategies.in_backward import InBackward
 from hpcasync.strategies.local import DiLoCo, Local, StreamingDiLoCo
+from hpcasync.strategies.neuron import Neuron
 from hpcasync.strategies.ringleader import Ringleader
 from hpcasync.strategies.robust import Robust
 from hpcasync.strategies.server import Server
@@ -95,6 +96,18 @@ STRATEGIES: dict[str, Entry] = {
     "cocod": Entry(Local, "local_sgd whose average travels during the next period", {"delay": 10}),
     "diloco": Entry(DiLoCo, "long periods inside, Nesterov's momentum outside"),
     "streaming_diloco": Entry(StreamingDiLoCo, "diloco, one fragment after the other, while training goes on"),
+    "neuron": Entry(
+        Neuron, "hogwild neuron by neuron through windows: each is updated as soon as its gradient is ready"
+    ),
+    "neuron_cyclic": Entry(Neuron, "one neuron per step, in turn; only its gradient is computed", {"select": "cyclic"}),
+    "asyscd": Entry(
+        Neuron, "one neuron per step, drawn at random; ranks may meet on one", {"select": "random", "lease": "off"}
+    ),
+    "gauss_southwell": Entry(
+        Neuron,
+        "one neuron per step, the one with the largest gradient that nobody has a lease on",
+        {"select": "greedy"},
+    ),
 }
 
 
