@@ -264,6 +264,22 @@ def test_a_warm_start_is_rank_0_alone():
     assert [start for start, *_ in results] == pytest.approx([1.0, 5.0, 5.0])
 
 
+def test_an_alarm_when_shards_are_not_of_one_version():
+    def main(world: World):
+        strategy = build("server", world, model := classifier())
+        train(strategy, model, None, 3)
+        assert strategy.skew <= world.size
+        world.barrier()
+        if world.rank == 1:
+            strategy._versions.mine.add_(10)  # as if 10 updates had been lost elsewhere
+        world.barrier()
+        train(strategy, model, None, 3)
+        return strategy.skew
+
+    with pytest.warns(RuntimeWarning, match="server: 10 updates have not arrived at every shard"):
+        assert min(simulate(main, 3, compute="exponential")) >= 10
+
+
 some_steps = st.lists(st.integers(0, 7), min_size=1, max_size=4)
 some_network = st.sampled_from([(0.0, 0.0), (0.3, 0.0), (0.05, 0.01)])
 

@@ -36,8 +36,7 @@ class Board:
         self._token.local.fill_(1)
         self._ranks.local[: world.size] = 1
         self._one, self._cell = torch.ones(1, dtype=torch.int64), torch.empty(1, dtype=torch.int64)
-        self._table = torch.empty(2 * world.size, dtype=torch.int64)
-        self._growth, self._all_growths = torch.empty(1).double(), torch.zeros(world.size).double()
+        self._growth = torch.empty(1, dtype=torch.float64)
 
     @contextmanager
     def attention(self) -> Iterator[None]:
@@ -54,23 +53,24 @@ class Board:
         return int(self._cell)
 
     def read(self, growths: bool = False) -> Ledger:
-        """The ledger; its growths only if asked for."""
+        """The ledger; without its growths if these are not asked for. With the token."""
+        n = self.world.size
+        table, all_growths = torch.empty(2 * n, dtype=torch.int64), torch.zeros(n if growths else 0).double()
         self._version.pull(self._cell, 0)
-        self._ranks.pull(self._table, 0)
+        self._ranks.pull(table, 0)
         if growths:
-            self._growths.pull(self._all_growths, 0)
+            self._growths.pull(all_growths, 0)
             self._growths.flush()
         self._version.flush()
         self._ranks.flush()
-        table, n = self._table.clone(), self.world.size
-        return Ledger(int(self._cell), table[:n], table[n:], self._all_growths.clone())
+        return Ledger(int(self._cell), table[:n], table[n:], all_growths)
 
     def all_in(self) -> bool:
         """True if every active rank's contribution waits. May be called in a condition of ``wait_until``."""
-        self._ranks.pull(self._table, 0)
+        table, n = torch.empty(2 * self.world.size, dtype=torch.int64), self.world.size
+        self._ranks.pull(table, 0)
         self._ranks.flush()
-        active, counts = self._table[: self.world.size], self._table[self.world.size :]
-        return bool((counts >= active).all())
+        return bool((table[n:] >= table[:n]).all())
 
     def add_counts(self, change: Tensor) -> None:
         """Change how many contributions of each rank wait, by ``change`` (n,). With the token."""
@@ -109,3 +109,30 @@ class Board:
         self._token.take(self._cell, 0)
         self._token.flush()
         return bool(self._cell)
+
+
+class ShardVersions:
+    """How many updates have arrived at every shard, counted beside it by whoever makes one."""
+
+    def __init__(self, world: World, owners: int) -> None:
+        self._window = world.window(1, torch.int64)
+        self._seen = torch.zeros(owners, dtype=torch.int64)
+        self._one = torch.ones(1, dtype=torch.int64)
+
+    @property
+    def mine(self) -> Tensor:
+        """(1,) of my shard, the memory itself."""
+        return self._window.local
+
+    def count(self) -> None:
+        """An update has been pushed to all shards."""
+        for owner in range(len(self._seen)):
+            self._window.push(self._one, owner)
+        self._window.flush()
+
+    def skew(self) -> int:
+        """How many more updates have arrived at one shard than at another."""
+        for owner in range(len(self._seen)):
+            self._window.pull(self._seen[owner : owner + 1], owner)
+        self._window.flush()
+        return int(self._seen.max() - self._seen.min())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -20,6 +23,19 @@ class _Rows(Policy):
 
     def complete(self, ledger: Ledger) -> bool:
         return not bool((ledger.counts[ledger.active > 0] == 0).any())
+
+
+class _Round:
+    """How far the round is, as read from rank 0's window: [its number, due_r ..., next counts_r ...].
+
+    Attributes:
+        due: (n,) 1 for the ranks that have yet to bring an update in the second phase; zeros in the first.
+        next_counts: (n,) the contributions that are in the next round's table.
+    """
+
+    def __init__(self, ranks: int) -> None:
+        self.cells = torch.zeros(1 + 2 * ranks, dtype=torch.int64)
+        self.number, self.due, self.next_counts = self.cells[:1], self.cells[1 : ranks + 1], self.cells[ranks + 1 :]
 
 
 class Ringleader(Server):
@@ -55,8 +71,6 @@ class Ringleader(Server):
         self._rounds = world.window(
             (1 + 2 * n) * (world.rank == 0), torch.int64
         )  # [round, due_r ..., next counts_r ...]
-        self._seen, self._told = (torch.zeros(1 + 2 * n, dtype=torch.int64) for _ in range(2))
-        self._due, self._next_counts = self._seen[1 : n + 1], self._seen[n + 1 :]
         self._next = [Table(world, part.pair.params, by_rank=True) for part in self._parts]
         self._round = torch.zeros(1, dtype=torch.int64)  # which this rank's rows belong to
         world.barrier()
@@ -66,30 +80,28 @@ class Ringleader(Server):
         return _Rows()
 
     def _use(self, ledger: Ledger) -> bool:
-        self._look()
-        me, second_phase = self.world.rank, bool(self._due.any())
-        if second_phase and not self._due[me]:
-            self._collect(self._next, self._next_counts)
-        else:
+        me = self.world.rank
+        with self._round_read() as now:
+            second_phase = bool(now.due.any())
+            if second_phase and not now.due[me]:
+                self._collect(self._next, now.next_counts)
+                return False
             self._collect([part.table for part in self._parts if part.table], ledger.counts)
             self._board.count()
             if not second_phase and self.policy.complete(ledger):
-                self._due.copy_(ledger.active)
-            if self._due[me]:
-                self._due[me] = 0
+                now.due.copy_(ledger.active)
+            if now.due[me]:
+                now.due[me] = 0
                 self._update_by_table(ledger)
-                self._end_round_if_all_have_updated(ledger)
-        self._tell()
+                self._end_round_if_all_have_updated(now, ledger)
         return False
 
     def _leave(self) -> None:
-        with self._board.attention():
+        with self._board.attention(), self._round_read() as now:
             self._board.set_active(False)
-            self._look()
-            if self._due[self.world.rank]:
-                self._due[self.world.rank] = 0
-                self._end_round_if_all_have_updated(self._board.read())
-            self._tell()
+            if now.due[self.world.rank]:
+                now.due[self.world.rank] = 0
+                self._end_round_if_all_have_updated(now, self._board.read())
 
     def _collect(self, tables: list[Table], counts: Tensor) -> None:
         me = self.world.rank
@@ -104,31 +116,30 @@ class Ringleader(Server):
         for part in self._parts:
             part.see_own()
 
-    def _end_round_if_all_have_updated(self, ledger: Ledger) -> None:
+    def _end_round_if_all_have_updated(self, now: _Round, ledger: Ledger) -> None:
         """The next round's table becomes the table."""
-        if self._due.any():
+        if now.due.any():
             return
         for part, table in zip(self._parts, self._next, strict=True):
             part.replace_table(table)
-        self._board.add_counts(self._next_counts - ledger.counts)
-        self._next_counts.zero_()
-        self._seen[0] += 1
+        self._board.add_counts(now.next_counts - ledger.counts)
+        now.next_counts.zero_()
+        now.number += 1
 
-    def _look(self) -> None:
-        """Read how far the round is. If it is another one than before, this rank's rows have moved up."""
-        self._rounds.pull(self._seen, 0)
+    @contextmanager
+    def _round_read(self) -> Iterator[_Round]:
+        """The round, with the token; changes to it are written at the end. In a new round this rank's rows move up."""
+        now = _Round(self.world.size)
+        self._rounds.pull(now.cells, 0)
         self._rounds.flush()
-        self._told.copy_(self._seen)
-        if self._seen[0] != self._round:
+        if int(now.number) != int(self._round):
             for part, table in zip(self._parts, self._next, strict=True):
                 assert part.table is not None
                 part.table.row, table.row = table.row, part.table.row
-            self._round.copy_(self._seen[:1])
-
-    def _tell(self) -> None:
-        """Write what has changed since :meth:`_look`."""
-        torch.sub(self._seen, self._told, out=self._told)
-        self._rounds.push(self._told, 0)
+            self._round.copy_(now.number)
+        before = now.cells.clone()
+        yield now
+        self._rounds.push(now.cells.sub_(before), 0)
         self._rounds.flush()
 
     def _tensors(self) -> list[Tensor]:

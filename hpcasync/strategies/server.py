@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +13,10 @@ from hpcasync.clock import Clock
 from hpcasync.errors import UsageError
 from hpcasync.replica import Replica
 from hpcasync.staleness import Ledger, Stamp, parse_policy
-from hpcasync.strategies.board import Board
+from hpcasync.strategies.board import Board, ShardVersions
 from hpcasync.strategies.owner import SharedState, make_optimizer
 from hpcasync.strategies.server_part import Part, growth
+from hpcasync.strategies.sharded import shards
 from hpcasync.strategies.strategy import Strategy
 from hpcasync.world import World
 
@@ -33,6 +35,8 @@ class Server(Strategy):
     The rank that brings a contribution is attended to as by a server: it takes a token, decides, adds to the shards and
     gives the token back (see ``board.py``). So a slow owner holds nobody up, and its shard is as fresh as the others;
     but a rank that is stopped while it has the token stops all updates until it goes on. If it dies, all are told.
+    Every shard counts its updates; ``skew`` is the largest difference that this rank has met while updates were under
+    way, and a warning is given (RuntimeWarning, once) when shards differ and none is.
 
     With ``owner=given`` the job's optimizer makes the updates. Its momentum is each rank's own where every contribution
     is an update, and one for all where a policy collects: heavy-ball momentum shared by n asynchronous ranks would add
@@ -70,10 +74,12 @@ class Server(Strategy):
         self.clock = Clock(world, self.policy.bound)
         self._board = Board(world)
         self._parts = [Part(pair, world, self.policy) for pair in replica.pairs]
+        owners = max(len(shards(pair.params.numel(), world.size)) for pair in replica.pairs)
+        self._versions, self.skew = ShardVersions(world, owners), 0
         central = self._owner is not optimizer or self.policy.collects
         self._state = SharedState(world, self._owner) if central else None
         self._read = self._pushed_since_read = self._unpushed = 0
-        self._began = world.now()
+        self._began, self._alarmed = world.now(), False
         world.barrier()
 
     _parse = staticmethod(parse_policy)
@@ -149,7 +155,7 @@ class Server(Strategy):
         """This rank's share of all there is to keep for a checkpoint."""
         owners = self._state.sharded if self._state else []
         parts = [tensor for part in self._parts for tensor in part.tensors()]
-        return [*parts, *(sharded.shard for sharded in owners), *self._board.tensors()]
+        return [*parts, *(sharded.shard for sharded in owners), *self._board.tensors(), self._versions.mine]
 
     def _version(self) -> int:
         """Of the parameters that this rank has; its own updates are in them."""
@@ -229,6 +235,7 @@ class Server(Strategy):
             self._state.store()
         for part in self._parts:
             part.center.window.flush()
+        self._versions.count()
         self._board.updated()
         self._pushed_since_read += 1
 
@@ -249,9 +256,22 @@ class Server(Strategy):
         self.replica.zero_grads()
 
     def _pull(self) -> None:
+        self._watch_skew()
         self._read, self._pushed_since_read = self._board.version(), 0
         for part in self._parts:
             part.pair.params.copy_(part.now())  # by way of a copy: a death during the pull leaves the parameters whole
+
+    def _watch_skew(self) -> None:
+        """See how far the shards' versions are apart. Updates may be under way while they are read: if in doubt, read
+        them with the token, when they must be equal."""
+        self.skew = max(self.skew, self._versions.skew())
+        if self.skew <= self.world.size or self._alarmed:
+            return
+        with self._board.attention():
+            apart = self._versions.skew()
+        if apart:
+            self._alarmed = True
+            warnings.warn(f"server: {apart} updates have not arrived at every shard", RuntimeWarning, stacklevel=2)
 
     def _leave(self) -> None:
         """This rank contributes no more; what has been waiting for nobody but it becomes an update."""

@@ -1,117 +1,15 @@
-"""What becomes of a contribution that was computed at parameters which have changed since: policies.
-
-A policy is a frozen dataclass with five pure functions. ``strategies/server.py`` asks them at these points of a step:
-
-    gate(stamp, version)            may this rank start its next step?
-    admit(stamp, ledger)            is the contribution used at all?
-    correct(g, now, then, memory)   what is repaired in the gradient g?
-    weight(stamp, ledger)           how much of it counts?
-    complete(ledger)                do the contributions so far make an update?
-
-The *delay* of a contribution is the number of updates made since its parameters were read.
-"""
+"""The policies of the field, each by its paper."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hpcasync.errors import UsageError
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """What travels with a contribution: whose it is, and the version of the parameters it was computed at.
-
-    ``growth`` is ‖g - g'‖ / ‖x - x'‖ against this rank's contribution before; computed for Lipschitz only.
-    """
-
-    rank: int
-    version: int
-    growth: float = 0.0
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """What all ranks know of the updates so far; (n,) vectors have an element per rank.
-
-    Attributes:
-        version: updates made.
-        active: (n,) int64, 1 for the ranks that still make steps.
-        counts: (n,) int64, contributions that wait for the update they will be part of.
-        growths: (n,) float64, the last :attr:`Stamp.growth` of every rank, 0 where there is none yet.
-    """
-
-    version: int
-    active: Tensor
-    counts: Tensor
-    growths: Tensor
-
-    def delay(self, stamp: Stamp) -> int:
-        return self.version - stamp.version
-
-
-@dataclass
-class Memory:
-    """What a rank remembers of its own contributions, for one dtype's parameters (m,).
-
-    Attributes:
-        square: (m,) running mean of g ⊙ g.
-        stride: root mean square of an element of one of this rank's updates, running mean; 0 before the first.
-    """
-
-    square: Tensor
-    stride: float = 0.0
-
-
-@dataclass(frozen=True)
-class Policy:
-    """Plain asynchronous SGD: x <- x - gamma g(x_{t - delay}), each gradient an update by itself, nobody waits.
-
-    Attributes:
-        collects: an update is the mean of several contributions. By rank first where ``by_rank``.
-        compares: :meth:`correct` looks at the parameters as they are now.
-        decay: of the running mean :attr:`Memory.square`; None where nobody reads it.
-        watches_growth: :attr:`Stamp.growth` is needed.
-        patience: how long :meth:`gate` is waited for, in durations of this rank's last step.
-        bound: steps that the slowest rank may be behind (see ``hpcasync.clock``).
-        grace_seconds: what a complete update waits for late ranks.
-    """
-
-    collects: ClassVar[bool] = False
-    by_rank: ClassVar[bool] = False
-    compares: ClassVar[bool] = False
-    decay: ClassVar[float | None] = None
-    watches_growth: ClassVar[bool] = False
-    patience: ClassVar[float] = math.inf
-
-    @property
-    def bound(self) -> float:
-        return math.inf
-
-    @property
-    def grace_seconds(self) -> float:
-        return 0.0
-
-    def gate(self, stamp: Stamp, version: int) -> bool:
-        return True
-
-    def admit(self, stamp: Stamp, ledger: Ledger) -> bool:
-        return True
-
-    def correct(self, g: Tensor, now: Tensor, then: Tensor, memory: Memory) -> Tensor:
-        return g
-
-    def weight(self, stamp: Stamp, ledger: Ledger) -> float:
-        return 1.0
-
-    def complete(self, ledger: Ledger) -> bool:
-        return bool(ledger.counts.any())
+from hpcasync.staleness.policy import Ledger, Memory, Policy, Stamp
 
 
 @dataclass(frozen=True)
@@ -334,62 +232,3 @@ class DelayAdaptive(Policy):
 def _require(holds: bool, value: float, what: str) -> None:
     if not holds:
         raise UsageError(f"{value!r} is not {what}")
-
-
-class _Form(NamedTuple):
-    build: Callable[..., Policy]  # (number of ranks, numbers after the name) -> Policy
-    kinds: tuple[type[int] | type[float], ...]
-    required: int
-    usage: str
-
-
-_FORMS = {
-    "async": _Form(lambda n: Policy(), (), 0, "async"),
-    "bsp": _Form(lambda n: Bounded(0), (), 0, "bsp"),
-    "ssp": _Form(lambda n, bound: Bounded(bound), (float,), 1, "ssp:STEPS"),
-    "quorum": _Form(lambda n, q, *grace: Quorum(q, *grace), (int, float), 1, "quorum:RANKS[:GRACE_SECONDS]"),
-    "backup": _Form(lambda n, spare=1: Quorum(max(1, n - _natural(spare))), (int,), 0, "backup[:RANKS]"),
-    "ringmaster": _Form(lambda n, r=None: Ringmaster(n if r is None else r), (float,), 0, "ringmaster[:DELAY]"),
-    "rennala": _Form(lambda n, s=None: Rennala(n if s is None else s), (int,), 0, "rennala[:GRADIENTS]"),
-    "malenia": _Form(lambda n, s=None: Malenia(n if s is None else s), (int,), 0, "malenia[:GRADIENTS]"),
-    "lipschitz": _Form(lambda n, f=None: Lipschitz((n - 1) // 3 if f is None else f), (int,), 0, "lipschitz[:RANKS]"),
-    "dc": _Form(lambda n, strength=0.04: DelayCompensation(strength), (float,), 0, "dc[:LAMBDA]"),
-    "dc_adaptive": _Form(lambda n, strength=2.0: AdaptiveCompensation(strength), (float,), 0, "dc_adaptive[:LAMBDA]"),
-    "gap": _Form(lambda n: GapAware(), (), 0, "gap"),
-    "inverse": _Form(lambda n: InverseStaleness(), (), 0, "inverse"),
-    "delay_adaptive": _Form(
-        lambda n, delay=None: DelayAdaptive(n if delay is None else delay), (int,), 0, "delay_adaptive[:DELAY]"
-    ),
-}
-
-
-def parse_policy(text: str, ranks: int) -> Policy:
-    """The policy that ``text`` names for so many ranks, for example ``"ringmaster:8"``.
-
-    Without its number, ringmaster, rennala, malenia and delay_adaptive take the number of ranks.
-
-    Raises:
-        UsageError: an unknown policy (the message lists the known ones), a number too many or too few, or out of range.
-    """
-    name, *words = text.split(":")
-    form = _FORMS.get(name)
-    if form is None:
-        raise UsageError(f"policy={text}: unknown; known: {', '.join(form.usage for form in _FORMS.values())}")
-    if not form.required <= len(words) <= len(form.kinds):
-        raise UsageError(f"policy={text}: write {form.usage}")
-    try:
-        return form.build(ranks, *(_number(word, kind) for word, kind in zip(words, form.kinds, strict=False)))
-    except UsageError as error:
-        raise UsageError(f"policy={text}: {error}") from None
-
-
-def _natural(number: int) -> int:
-    _require(number >= 0, number, "a number of ranks from 0 on")
-    return number
-
-
-def _number(word: str, kind: type[int] | type[float]) -> Any:
-    try:
-        return kind(word)
-    except ValueError:
-        raise UsageError(f"{word!r} is not {'a whole number' if kind is int else 'a number'}") from None
