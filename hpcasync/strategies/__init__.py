@@ -28,6 +28,8 @@ from hpcasync.strategies.hogwild import Hogwild
 from hpcasync.strategies.hogwild_nodes import HogwildNodes
 from hpcasync.strategies.in_backward import InBackward
 from hpcasync.strategies.local import DiLoCo, Local, StreamingDiLoCo
+from hpcasync.strategies.local_async import DelayedNesterov, DynamicLocal
+from hpcasync.strategies.local_nodes import Halos
 from hpcasync.strategies.neuron import Neuron
 from hpcasync.strategies.ringleader import Ringleader
 from hpcasync.strategies.robust import Robust
@@ -96,6 +98,9 @@ STRATEGIES: dict[str, Entry] = {
     "cocod": Entry(Local, "local_sgd whose average travels during the next period", {"delay": 10}),
     "diloco": Entry(DiLoCo, "long periods inside, Nesterov's momentum outside"),
     "streaming_diloco": Entry(StreamingDiLoCo, "diloco, one fragment after the other, while training goes on"),
+    "delayed_nesterov": Entry(DelayedNesterov, "local_sgd that waits for nobody, with momentum once in N updates"),
+    "dylu": Entry(DynamicLocal, "delayed_nesterov with fewer steps between two exchanges on slower ranks"),
+    "halos": Entry(Halos, "asynchronous local SGD inside the nodes, delayed_nesterov between them"),
     "neuron": Entry(
         Neuron, "hogwild neuron by neuron through windows: each is updated as soon as its gradient is ready"
     ),
