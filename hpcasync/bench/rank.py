@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hpcasync.bench import training, verbs
+from hpcasync.bench import training, verbs, wire
 from hpcasync.launch.boxes import EXPLANATION
 from hpcasync.mpi import MPIWorld, abort
 
@@ -20,6 +20,7 @@ MEASURES: dict[str, Callable[..., list[dict[str, Any]]]] = {
     "training": training.measure,
     "one sided": verbs.one_sided,
     "busy target": verbs.busy_target,
+    "between nodes": wire.between_nodes,
     "allreduce": verbs.allreduce,
     "step cost": verbs.step_cost,
 }

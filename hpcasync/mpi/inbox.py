@@ -30,7 +30,7 @@ PUSH, PULL, TAKE = 1, 2, 3  # verbs
 NOTHING = np.empty(0, np.uint8)
 
 CHUNK_BYTES = 1 << 20  # a message this long fills the wire; a multiple of every dtype's size
-_DEPTH = 2  # chunks of one operation under way at once: one on the wire, one in memory
+_DEPTH = 4  # chunks of one operation under way at once: while one is added, the next ones need no answer of ours
 _LANES = 8  # operations served at once
 
 

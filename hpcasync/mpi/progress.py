@@ -13,6 +13,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
+from hpcasync.errors import UsageError
 from hpcasync.mpi.failure import rank_failed
 from hpcasync.mpi.segment import Bytes
 
@@ -21,6 +22,8 @@ _SHORTEST_PAUSE_SECONDS = 5e-5
 _LONGEST_PAUSE_SECONDS = 1e-3
 _LOOKS = 32
 
+OPTION = "HPCASYNC_PROGRESS"  # thread (unless given) or none
+
 Found = TypeVar("Found")
 Wait = Callable[[Callable[[], bool]], None]
 """A World's way to wait until a condition is true: counts the seconds, and raises RankFailed when a rank has died."""
@@ -28,6 +31,18 @@ Wait = Callable[[Callable[[], bool]], None]
 
 def _nothing() -> None:
     pass
+
+
+def threaded() -> bool:
+    """What HPCASYNC_PROGRESS asks for: True for a progress thread.
+
+    Raises:
+        UsageError: it is neither thread nor none.
+    """
+    choice = os.environ.get(OPTION, "thread")
+    if choice not in ("thread", "none"):
+        raise UsageError(f"{OPTION}={choice}: it is thread or none")
+    return choice == "thread"
 
 
 def wait(condition: Callable[[], bool], check: Callable[[], None] = _nothing) -> float:
@@ -101,9 +116,13 @@ class Progress:
     """A daemon thread that works on what is in flight, and that sleeps while nothing is.
 
     It looks again at once when something has moved, and else after pauses that grow from 0.05 ms to 1 ms.
+
+    Args:
+        threaded: False: no thread. Then the rank works on it in :meth:`poll`, and the others wait for it meanwhile.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threaded: bool) -> None:
+        self.threaded = threaded
         self._requests: list[Pollable] = []
         self._services: list[Callable[[], bool]] = []
         self._busy = threading.Condition()
@@ -123,6 +142,15 @@ class Progress:
             self._services.append(service)
             self._wake()
 
+    def poll(self) -> bool:
+        """Work once on what is in flight; True if something has moved. While another does, or may not, does nothing."""
+        if not self._round.acquire(blocking=False):
+            return False
+        try:
+            return self._work()
+        finally:
+            self._round.release()
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """The thread makes no calls into MPI meanwhile: around calls of the rank's own that block there."""
@@ -138,7 +166,7 @@ class Progress:
 
     def _wake(self) -> None:
         self._busy.notify()
-        if self._thread is None:
+        if self.threaded and self._thread is None:
             self._thread = threading.Thread(target=self._run, name="hpcasync progress", daemon=True)
             self._thread.start()
 
@@ -149,18 +177,23 @@ class Progress:
                 self._busy.wait_for(lambda: self._ended or bool(self._requests or self._services))
                 if self._ended:
                     return
-                requests, services = list(self._requests), list(self._services)
             with self._round:
-                moved = [service() for service in services]
-                done = [request for request in requests if request.poll()]
-            if done:
-                with self._busy:
-                    self._requests = [request for request in self._requests if request not in done]
-            if done or any(moved):
+                moved = self._work()
+            if moved:
                 pause = _SHORTEST_PAUSE_SECONDS
             else:
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _work(self) -> bool:
+        with self._busy:
+            requests, services = list(self._requests), list(self._services)
+        moved = [service() for service in services]
+        done = [request for request in requests if request.poll()]
+        if done:
+            with self._busy:
+                self._requests = [request for request in self._requests if request not in done]
+        return bool(done) or any(moved)
 
 
 def wire(buffer: Tensor) -> Tensor:

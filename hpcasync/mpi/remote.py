@@ -65,9 +65,10 @@ class Remote:
             return
         comm, header = self._inbox.comm, np.array([self._number, verb, offset, buffer.numel()], np.int64)
         with self._inbox.asking, deaths_as_rank_failed():
-            self._pending.extend(comm.Irecv(answer, rank, REPLY) for answer in answers)
+            replies = [comm.Irecv(answer, rank, REPLY) for answer in answers]
             self._pending.append(comm.Isend(header, rank, HEADER))
             self._pending.extend(comm.Isend(part, rank, PAYLOAD) for part in payload)
+            self._pending.extend(replies)  # last: flush() looks without a pause again after each that is complete
 
     def _first_complete(self) -> bool:
         self._inbox.poll()  # whoever waits serves: two ranks that push to each other need not wait for their threads

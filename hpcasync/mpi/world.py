@@ -15,7 +15,7 @@ from torch import Tensor
 from hpcasync.errors import UsageError
 from hpcasync.mpi.failure import TOLERATED, Lookout, deaths_as_rank_failed
 from hpcasync.mpi.inbox import Inbox
-from hpcasync.mpi.progress import MPIRequest, Progress, as_bytes, wait, wire
+from hpcasync.mpi.progress import MPIRequest, Progress, as_bytes, threaded, wait, wire
 from hpcasync.mpi.reduction import NodeReduction, NodeRequest
 from hpcasync.mpi.remote import Remote
 from hpcasync.mpi.segment import Segment
@@ -46,7 +46,7 @@ class MPIWorld:
             )
         self._comm = comm or MPI.COMM_WORLD.Dup()
         self.rank, self.size, self.waited = self._comm.rank, self._comm.size, 0.0
-        self._progress: Progress = beside._progress if beside else Progress()
+        self._progress: Progress = beside._progress if beside else Progress(threaded())
         self._lookout: Lookout = beside._lookout if beside else Lookout(self._comm)
         self._node_comm, self._node_ranks = self._find_node()
         self.node = Node(self._node_comm.rank, self._node_comm.size, self._node_ranks[0])
@@ -68,6 +68,11 @@ class MPIWorld:
         return MPI.Get_library_version().splitlines()[0].split(",")[0].strip()
 
     @property
+    def progress(self) -> str:
+        """Who works on what is in flight: "thread", or "none" but the rank itself, between steps and while it waits."""
+        return "thread" if self._progress.threaded else "none"
+
+    @property
     def comm(self) -> MPI.Intracomm:
         """The ranks' communicator: to be duplicated, for messages that are not this World's."""
         return self._comm
@@ -75,16 +80,17 @@ class MPIWorld:
     def buffer(self, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
         if self.node.size != self.size or length * dtype.itemsize < _DIRECT_BYTES:
             return torch.zeros(length, dtype=dtype)
-        if self._reduction is None:
-            self._reduction = NodeReduction(self._node_comm, self._wait)
-        return self._reduction.buffer(length, dtype)
+        with self._assembled():
+            if self._reduction is None:
+                self._reduction = NodeReduction(self._node_comm, self._wait)
+            return self._reduction.buffer(length, dtype)
 
     @deaths_as_rank_failed()
     def allreduce(self, buffer: Tensor) -> None:
         if self._reduction is not None and self._reduction.owns(buffer):
             self._reduction.iallreduce(buffer).wait()
             return
-        if self.node.size < self.size:  # a blocking call would spin on the core for as long as the wire takes
+        if not self._may_block():  # between nodes it would also spin on the core for as long as the wire takes
             self.iallreduce(buffer).wait()
             return
         travelling = wire(buffer)
@@ -173,7 +179,7 @@ class MPIWorld:
         self.waited = before + self.now() - started  # a condition that waits itself, as one that flushes, counts once
 
     def computed(self, seconds: float) -> None:
-        self._lookout.check()  # ranks that never wait for each other hear of a death here
+        self._idle()  # ranks that never wait for each other hear of a death here
 
     def now(self) -> float:
         return time.monotonic()
@@ -258,12 +264,16 @@ class MPIWorld:
         the progress thread pauses meanwhile. Nobody needs it to get through the body: all ranks are there, and what
         their threads do never waits for another rank.
         """
-        if self.node.size == self.size:
+        if self._may_block():
             yield
             return
         self.barrier()
         with self._progress.paused():
             yield
+
+    def _may_block(self) -> bool:
+        """True if a rank that blocks inside the MPI library still does for the others what they wait for."""
+        return self.node.size == self.size and self._progress.threaded
 
     def _connect(self, segment: Segment) -> Remote:
         """Let other nodes reach this rank's part of the window that is being made. Collective."""
@@ -284,7 +294,13 @@ class MPIWorld:
     @deaths_as_rank_failed()
     def _wait(self, condition: Callable[[], bool]) -> None:
         """Wait until ``condition()`` is true, or raise RankFailed."""
-        self.waited += wait(condition, self._lookout.check)
+        self.waited += wait(condition, self._idle)
+
+    def _idle(self) -> None:
+        """Between two looks of a wait, and between two steps."""
+        if not self._progress.threaded:
+            self._progress.poll()
+        self._lookout.check()
 
 
 class _Channel(MPIWorld):
