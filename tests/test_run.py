@@ -241,6 +241,7 @@ def test_the_summary_by_hand() -> None:
         10, 100, compute_seconds=4.0, wall_seconds=5.0, waited_seconds=1.0, staleness_count=10, staleness_sum=20
     )
     slow = Totals(5, 50, compute_seconds=8.0, wall_seconds=8.0, staleness_count=5, staleness_sum=10, staleness_max=7)
+    slow.dropped = 3
     summary = {name: entry["value"] for name, entry in summarize([fast, slow]).items()}
     assert summary == {
         "seconds": 8.0,
@@ -248,6 +249,7 @@ def test_the_summary_by_hand() -> None:
         "ideal_share": (150 / 8) / (100 / 4 + 50 / 8),
         "staleness_mean": 2.0,
         "staleness_max": 7,
+        "dropped": 3,
         "wait_share": 0.1,
         "steps": 15,
     }

@@ -21,7 +21,7 @@ FAULTS = ("slow", "jitter")
 # The summary's names that every run has; the others are its job's own, the first of which it is judged by.
 COMMON = frozenset(
     {"seconds", "seconds_to_target", "samples_per_second", "ideal_share"}
-    | {"staleness_mean", "staleness_max", "wait_share", "steps"}
+    | {"staleness_mean", "staleness_max", "dropped", "wait_share", "steps"}
 )
 
 

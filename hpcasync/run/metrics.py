@@ -61,6 +61,7 @@ class Totals:
     staleness_count: int = 0
     staleness_sum: float = 0.0
     staleness_max: int = 0
+    dropped: int = 0  # gradients that were computed and never applied
     interrupted: int = 0  # the signal that asked this rank to end
 
     def gather(self, world: World) -> list[Totals]:
@@ -92,6 +93,7 @@ def summarize(everyone: list[Totals]) -> dict[str, dict[str, Any]]:
         "ideal_share": metric(rate / ideal if ideal else None, "", "higher"),
         "staleness_mean": metric(staleness / contributions if contributions else 0.0, "", "lower"),
         "staleness_max": metric(max(int(rank.staleness_max) for rank in everyone), "", "lower"),
+        "dropped": metric(sum(int(rank.dropped) for rank in everyone), "", "lower"),
         "wait_share": metric(sum(shares) / len(shares) if shares else 0.0, "", "lower"),
         "steps": metric(sum(int(rank.steps) for rank in everyone), "", "higher"),
     }

@@ -21,9 +21,9 @@ from hpcasync.run.gather import broadcast_text, first_failure, gather_text
 from hpcasync.run.leader import Leader
 from hpcasync.run.metrics import Lines, Totals
 from hpcasync.run.options import Options
+from hpcasync.run.ping import ping
 from hpcasync.run.provenance import Origin
 from hpcasync.run.record import Record, create_folder, has_failed
-from hpcasync.run.ping import ping
 from hpcasync.run.recovery import recover, share_optimizer_state
 from hpcasync.run.stop import Signals, Stop
 from hpcasync.run.trace import Contribution, trace_file
@@ -187,8 +187,9 @@ class Run:
     def _seconds(self) -> float:
         return self.world.now() - self._started
 
-    def _count_staleness(self) -> None:
+    def _count_contributions(self) -> None:
         staleness, totals = self.strategy.staleness, self._totals
+        totals.dropped = self.strategy.dropped
         totals.staleness_count, totals.staleness_max = staleness.count, staleness.max
         totals.staleness_sum = staleness.mean * staleness.count
 
@@ -197,7 +198,7 @@ class Run:
         totals.steps += 1
         totals.samples += self._samples
         totals.waited_seconds = self.world.waited - self._waited_before
-        self._count_staleness()
+        self._count_contributions()
         self._lines.add(
             {
                 "step": totals.steps,
@@ -230,7 +231,7 @@ class Run:
         """Collective. The end of the run, without leaving the World; the exit code."""
         self._totals.interrupted = self._signals.received
         self.strategy.drain()
-        self._count_staleness()
+        self._count_contributions()
         if not self._totals.interrupted:
             self._evaluate()
         self._lines.flush()
@@ -277,11 +278,11 @@ class Run:
         if max(codes) >= 0:
             self._code = max(codes)
             return members
-        (replica, optimizer), staleness = self._trained, self.strategy.staleness
+        (replica, optimizer), before = self._trained, self.strategy
         replica.reset_grads()
         self._build(world)
         share_optimizer_state(world, optimizer)
-        self.strategy.staleness = staleness
+        self.strategy.staleness, self.strategy.dropped = before.staleness, before.dropped
         if stopped:
             self._stop.tell_all()
         return members

@@ -68,4 +68,3 @@ def _read(path: Path, rank: int) -> list[Contribution]:
             raise UsageError(f"{path}, line {number}: not step {number} of rank {rank}")
         contributions.append(found)
     return contributions
-

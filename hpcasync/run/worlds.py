@@ -89,7 +89,9 @@ def _enter_sim(body: Callable[[World, str], int], options: Options) -> int:
     kill = parse_kill(options.kill)
     check_kill(kill, options.ranks)
     compute = pace if options.traces is None else Timetable([[c.seconds for c in trace] for trace in options.traces])
-    codes = simulate(lambda world: body(world, "SimWorld"), options.ranks, compute=compute, seed=options.seed, kill=kill)
+    codes = simulate(
+        lambda world: body(world, "SimWorld"), options.ranks, compute=compute, seed=options.seed, kill=kill
+    )
     return max((int(code) for code in codes if code is not None), default=1)
 
 
