@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -87,15 +88,14 @@ class Server(Strategy):
     def step(self) -> None:
         self.replica.adopt_strays()
         self._unpushed += 1
-        steps, lasted_seconds = self.clock.steps + 1, self.world.now() - self._began
-        if steps == 1 and self.warmup and self.world.rank > 0:
-            self._drop()
-            self.clock.wait_for(0, self.warmup)
-        elif steps % self.push == 0:
+        lasted_seconds = self.world.now() - self._began
+        if self.clock.steps == 0 and self.warmup and self.world.rank > 0:
+            self._let_rank_0_begin()
+        elif (self.clock.steps + 1) % self.push == 0:
             self._await_update(self._contribute(), lasted_seconds)
         self.clock.advance()
         self.clock.gate()
-        if steps % self.pull == 0:
+        if self.clock.steps % self.pull == 0:
             self._pull()
         self._began = self.world.now()
 
@@ -243,7 +243,7 @@ class Server(Strategy):
         """Wait as long as the policy wants for the update that my contribution is part of."""
         if not self.policy.collects or self.policy.gate(stamp, self._board.version()):
             return
-        if self.policy.patience == float("inf"):
+        if self.policy.patience == math.inf:
             self.world.wait_until(lambda: self.policy.gate(stamp, self._board.version()))
             return
         end = self.world.now() + self.policy.patience * lasted_seconds
@@ -262,16 +262,28 @@ class Server(Strategy):
             part.pair.params.copy_(part.now())  # by way of a copy: a death during the pull leaves the parameters whole
 
     def _watch_skew(self) -> None:
-        """See how far the shards' versions are apart. Updates may be under way while they are read: if in doubt, read
-        them with the token, when they must be equal."""
-        self.skew = max(self.skew, self._versions.skew())
-        if self.skew <= self.world.size or self._alarmed:
+        """See how far the shards' versions are apart.
+
+        Updates may be under way while they are read: if in doubt, read them with the token, when they must be equal.
+        """
+        skew = self._versions.skew()
+        self.skew = max(self.skew, skew)
+        if skew <= self.world.size or self._alarmed:
             return
         with self._board.attention():
             apart = self._versions.skew()
         if apart:
             self._alarmed = True
             warnings.warn(f"server: {apart} updates have not arrived at every shard", RuntimeWarning, stacklevel=2)
+
+    def _let_rank_0_begin(self) -> None:
+        """Warm start: drop the first gradient, wait until rank 0 has come far enough, and go on as its equal."""
+        self._drop()
+        self.clock.restore(self.warmup)
+        self._leave()  # rank 0 shall not wait for me
+        self.clock.wait_for(0, self.warmup)
+        with self._board.attention():
+            self._board.set_active(True)
 
     def _leave(self) -> None:
         """This rank contributes no more; what has been waiting for nobody but it becomes an update."""
