@@ -106,7 +106,7 @@ def adasum_weights(products: Tensor) -> Tensor:
     if n == 1:
         return products.new_ones(1)
     half = (n + 1) // 2
-    left, right = products.new_zeros(2, n)
+    left, right = products.new_zeros(n), products.new_zeros(n)
     left[:half] = adasum_weights(products[:half, :half])
     right[half:] = adasum_weights(products[half:, half:])
     dot = left @ products @ right

@@ -44,7 +44,7 @@ VARIANTS = [
     Variant("stale bound=0", "mean"),
     Variant("stale bound=3", "mean", alone=()),
     Variant("robust rule=mean", "mean", deaths=False),
-    Variant("basgd", "other", alone=()),
+    Variant("basgd", "other", alone=(), lr=0.2, steps=250),
     Variant("eager", "other", lr=0.15, steps=600),  # an update is the mean of several steps' gradients: fewer, longer
     Variant("as_ready", "mean"),
     Variant("in_backward", "mean"),
@@ -79,6 +79,7 @@ VARIANTS = [
 ]
 
 LR: dict[str, float] = {
+    "basgd": 0.5,
     "easgd": 0.3,
     "eamsgd": 0.01,
     "streaming_diloco": 0.3,

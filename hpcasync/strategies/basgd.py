@@ -27,7 +27,9 @@ class Basgd(Strategy):
     (https://arxiv.org/abs/2003.00937). The parameters are sharded over the ranks, and every owner does this with its
     shard, when it makes a step itself or waits at the end; so rules are those that treat each coordinate by itself. A
     rank that finds its last gradient not yet read adds the next to it, and never waits. f faulty ranks spoil at most f
-    buckets: B > 2 f. With fewer buckets than ranks an update need not wait for the slowest.
+    buckets: B > 2 f. With fewer buckets than ranks an update need not wait for the slowest. When all ranks that fill a
+    bucket have made their last step, there are no more updates; the gradients still to come are dropped, for a rule
+    among fewer buckets would not stand as many faulty ones.
 
     The owners use optimizers like the one given, with the values of its first group of parameters, on their shards.
 
@@ -74,6 +76,7 @@ class Basgd(Strategy):
         for part in self._parts:
             part.leave()
         self.world.wait_until(self._all_over)
+        self.dropped += self._parts[0].unused
         self.world.barrier()
         self._pull()
 

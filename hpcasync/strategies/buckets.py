@@ -23,10 +23,12 @@ class BucketedShard:
 
     Attributes:
         updates: made to this rank's shard.
+        is_over: all ranks have left, and what they have sent is read.
     """
 
     def __init__(self, pair: Pair, world: World, optimizer: torch.optim.Optimizer, rule: Rule, buckets: int) -> None:
         self.pair, self.center, self.updates = pair, Sharded(world, pair.params), 0
+        self.is_over = False
         self._rank, self._rule, self._given = world.rank, rule, optimizer
         self._shards = shards(pair.params.numel(), world.size)
         self._unsent, self._unsent_counts = torch.zeros_like(pair.params), [0] * len(self._shards)
@@ -35,7 +37,7 @@ class BucketedShard:
         self._one = torch.ones(1, dtype=torch.int64)
         self._bucket_of = torch.arange(world.size) % buckets
         self._sums = torch.zeros(buckets, len(self.center.shard), dtype=pair.params.dtype)
-        self._counts = torch.zeros(buckets, dtype=torch.int64)
+        self._counts = torch.zeros(world.size, dtype=torch.int64)  # of each rank's gradients in the buckets
         self._parameter = torch.nn.Parameter(self.center.shard)
         self._optimizer = _like(optimizer, self._parameter)
 
@@ -63,14 +65,15 @@ class BucketedShard:
         self._mailbox.send(letters)
 
     def serve(self) -> None:
-        """Put what has come into the buckets; make an update if none is empty that somebody still fills."""
-        left = self._left.local.clone()  # looked at before the letters: whoever has left has no letter behind these
+        """Put what has come into the buckets; make an update if none is empty."""
+        all_left = bool(self._left.local.all())  # looked at first: whoever has left sends no letter after these
         for sender, letter in self._mailbox.read():
             count = int(letter[:_COUNT_BYTES].view(torch.int64))
             self._put(sender, count, letter[_COUNT_BYTES:].view(self._sums.dtype))
-        awaited = self._bucket_of[left == 0]
-        if self._counts.any() and self._counts[awaited].all():
-            self._update()
+        counts = torch.zeros(len(self._sums), dtype=torch.int64).index_add_(0, self._bucket_of, self._counts)
+        if counts.all():
+            self._update(self._sums / counts[:, None])
+        self.is_over = all_left
 
     def leave(self) -> None:
         """This rank has sent all it will ever send."""
@@ -83,9 +86,9 @@ class BucketedShard:
         return not any(self._unsent_counts)
 
     @property
-    def is_over(self) -> bool:
-        """True when all ranks have left and all buckets are empty."""
-        return bool(self._left.local.all()) and not self._counts.any()
+    def unused(self) -> int:
+        """How many gradients of this rank lie in buckets of its shard."""
+        return int(self._counts[self._rank])
 
     def state_dict(self) -> dict[str, Any]:
         """To be called when all letters have been read."""
@@ -109,15 +112,12 @@ class BucketedShard:
         self.updates = int(state["updates"])
 
     def _put(self, sender: int, count: int, gradients: Tensor) -> None:
-        bucket = self._bucket_of[sender]
-        self._sums[bucket] += gradients
-        self._counts[bucket] += count
+        self._sums[self._bucket_of[sender]] += gradients
+        self._counts[sender] += count
 
-    def _update(self) -> None:
-        filled = self._counts.nonzero().view(-1)
-        means = self._sums[filled] / self._counts[filled, None]
+    def _update(self, means: Tensor) -> None:
         assert self._rule.combine is not None
-        self._parameter.grad = self._rule.combine(means, self._rule.tolerated(len(filled)))
+        self._parameter.grad = self._rule.combine(means, self._rule.f)
         self._optimizer.param_groups[0]["lr"] = self._given.param_groups[0]["lr"]
         self._optimizer.step()
         self._sums.zero_()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpcasync.reduction import InFlight
+from hpcasync.reduction import InFlight, Reduction
 
 
 class Fragment:
@@ -21,6 +21,7 @@ class Fragment:
         keeps_sent: keep the parameters as they were when sent.
 
     Attributes:
+        reduction: how the ranks' messages become their sums.
         fresh: the rank has made a step since this was sent.
         flight: the exchange, until somebody has landed it.
         sent: [(stop - start,), ...] the parameters when sent, if kept.
@@ -31,6 +32,7 @@ class Fragment:
     ) -> None:
         self.spans, self.messages, self.offset = spans, messages, offset
         self.sent = [torch.zeros_like(message[:-1]) for message in messages] if keeps_sent else []
+        self.reduction = Reduction()
         self.fresh = False
         self.flight: InFlight | None = None
         self.sent_in_step = 0
@@ -64,6 +66,7 @@ class Fragment:
         return {
             "messages": [message.clone() for message in self.messages],
             "sent": [sent.clone() for sent in self.sent],
+            "reduction": self.reduction.state_dict(),
             "fresh": self.fresh,
             "in_flight": self.flight is not None,
             "sent_in_step": self.sent_in_step,
@@ -73,6 +76,7 @@ class Fragment:
         """Take on a :meth:`state`."""
         for own, saved in zip((*self.messages, *self.sent), (*state["messages"], *state["sent"]), strict=True):
             own.copy_(saved)
+        self.reduction.load_state_dict(state["reduction"])
         self.fresh = bool(state["fresh"])
         self.flight = InFlight(iter(())) if state["in_flight"] else None
         self.sent_in_step = int(state["sent_in_step"])

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpcasync.compression import CODECS, Compression
 from hpcasync.errors import UsageError
-from hpcasync.reduction import InFlight
+from hpcasync.reduction import InFlight, Layout
 from hpcasync.replica import Replica
 from hpcasync.strategies.fragment import Fragment
 from hpcasync.strategies.strategy import Strategy
@@ -46,6 +47,7 @@ class Local(Strategy):
             outer_momentum that is not in [0, 1).
     """
 
+    compresses = CODECS
     _fragment_count = 1
     _keeps_sent = True
 
@@ -74,6 +76,11 @@ class Local(Strategy):
         self._steps = 0  # of the schedule, which goes on while this rank waits for the others to end
         self._fragments = self._divide()
         world.barrier()
+
+    def compress(self, compression: Compression) -> None:
+        for fragment in self._fragments:
+            layouts = [Layout.of(pair, *span) for pair, span in zip(self.replica.pairs, fragment.spans, strict=True)]
+            fragment.reduction = compression.reduction(layouts, self.world.size)
 
     def step(self) -> None:
         self.replica.adopt_strays()
@@ -156,9 +163,9 @@ class Local(Strategy):
         fragment.fill(self._anchors, [pair.params for pair in self.replica.pairs])
         fragment.sent_in_step = self._steps
         if self.delay:
-            fragment.flight = InFlight(self.reduction.stages(self.world, fragment.messages))
+            fragment.flight = InFlight(fragment.reduction.stages(self.world, fragment.messages))
         else:
-            self.reduction.whole(self.world, fragment.messages)
+            fragment.reduction.whole(self.world, fragment.messages)
             fragment.flight = InFlight(iter(()))
 
     def _land(self, fragment: Fragment) -> bool:
