@@ -18,7 +18,8 @@ from hpcasync.errors import UsageError
 from hpcasync.run import Options, main
 from hpcasync.run.gather import broadcast_text, first_failure, gather_text
 from hpcasync.run.metrics import Totals, finite, summarize
-from hpcasync.run.record import create_folder, mark_failed, write_json
+from hpcasync.run.record import Record, create_folder, mark_failed
+from hpcasync.run.stop import REQUEUE
 from hpcasync.world import World
 from tests import tiny_job
 
@@ -185,8 +186,8 @@ def test_a_signal_ends_a_run_cleanly(tmp_path: Path) -> None:
     code, folder = simulate(tmp_path, "--fail", "signal", "--failing-rank", "1", "--strategy", "downpour")
     assert signal.getsignal(signal.SIGTERM) is before
     assert code == 128 + signal.SIGTERM
-    assert read(folder)["status"] == "failed"
-    assert json.loads((folder / "FAILED.json").read_text())["error"] == "stopped by SIGTERM"
+    assert read(folder)["status"] == "interrupted"
+    assert not (folder / "FAILED.json").exists()
     assert 0 < values(folder)["steps"] < 4 * 10 * tiny_job.BATCHES
 
 
@@ -203,7 +204,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_one_rank_speaks_for_a_failure(tmp_path: Path) -> None:
-    write_json(tmp_path / "run.json", {"status": "running"})
+    Record.create(tmp_path, {})
     assert mark_failed(tmp_path, 1, "first", "")
     assert not mark_failed(tmp_path, 0, "second", "")
     assert json.loads((tmp_path / "FAILED.json").read_text())["error"] == "first"
@@ -307,9 +308,18 @@ def test_an_interrupt_of_real_ranks_is_clean(tmp_path: Path) -> None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     code, told = outcome(process)
-    assert (code, told) == (128 + signal.SIGINT, "hpcasync: stopped by SIGUSR1\n")
-    assert json.loads((tmp_path / "run/FAILED.json").read_text())["error"] == "stopped by SIGUSR1"
-    assert values(tmp_path / "run")["steps"] > 0
+    assert (code, told) == (128 + signal.SIGINT, "hpcasync: stopped by SIGUSR1; --resume --name run goes on\n")
+    steps = values(tmp_path / "run")["steps"]
+    assert steps > 0
+    process = launch(tmp_path, 2, "--seconds", "100", "--step-seconds", "0.01", "--strategy", "downpour", "--resume")
+    while len(read(tmp_path / "run")["attempts"]) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGUSR1)  # as a batch script does when its time is over
+    code, told = outcome(process)
+    assert code == REQUEUE
+    assert values(tmp_path / "run")["steps"] > steps
 
 
 def test_evaluation_leaves_the_training_replica_alone(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import re
 EXPLANATION = "hpcasync: "
 LOST = f"{EXPLANATION}lost "  # a rank, and the others go on: not the last word
 DONE = f"{EXPLANATION}done"  # for the launcher alone: not shown
+STOPPED = f"{EXPLANATION}stopped by "  # a signal; SIGUSR1 means that the run wants to be started again
 _RULE = re.compile(r"-{60,}\s*\Z")
 _BOX = re.compile(
     r"prterun detected that one or more processes exited with non-zero status"
@@ -45,10 +46,11 @@ class Boxes:
     Attributes:
         is_done: a rank has said that the run is done.
         is_over: a rank has said how the run has ended; the launcher should end soon.
+        wants_requeue: a rank has said that SIGUSR1 has stopped the run.
     """
 
     def __init__(self) -> None:
-        self.is_done = self.is_over = False
+        self.is_done = self.is_over = self.wants_requeue = False
         self._rule: list[str] = []  # a rule that may open a box: the next line decides
         self._box: list[str] | None = None  # where the lines of the open box go
         self._held: list[str] = []
@@ -89,5 +91,6 @@ class Boxes:
         if line.startswith(DONE):
             self.is_done = self.is_over = True
             return []
+        self.wants_requeue |= line.startswith(f"{STOPPED}SIGUSR1")
         self.is_over |= line.startswith(EXPLANATION) and not line.startswith(LOST)
         return [line]

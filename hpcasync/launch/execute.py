@@ -12,6 +12,7 @@ from types import FrameType
 
 from hpcasync.launch.boxes import EXPLANATION, Boxes
 
+REQUEUE = 85  # the exit code of a run that SIGUSR1 has stopped: it wants to be started again, with --resume
 END_SECONDS = 60.0  # from a rank's last word to the launcher's end
 KILL_SECONDS = 10.0  # from the request to end to the end
 
@@ -46,6 +47,8 @@ def execute(argv: Sequence[str], survivable: bool = False) -> int:
         return 128 + received[0]
     if boxes.is_done:
         return 0
+    if boxes.wants_requeue:
+        return REQUEUE
     if code == 0 and survivable:
         _show(
             [f"{EXPLANATION}error: the ranks have ended, and none has said that the run is done\n"]

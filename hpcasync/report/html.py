@@ -11,7 +11,7 @@ from typing import Any
 
 from hpcasync.report import plot
 from hpcasync.report.groups import Group, Setting, plain
-from hpcasync.report.read import RunRecord
+from hpcasync.report.read import STATUSES, RunRecord
 from hpcasync.report.statistics import Spread
 from hpcasync.report.style import SHEET
 from hpcasync.report.table import columns, decimals, significant
@@ -56,9 +56,8 @@ def page(settings: Sequence[Setting], skipped: Sequence[str]) -> str:
 
 
 def _counted(runs: Sequence[RunRecord]) -> str:
-    counts = [(status, sum(run.status == status for run in runs)) for status in ("done", "running", "failed")]
-    words = {"done": "finished", "running": "running or cut off", "failed": "failed"}
-    return "Runs: " + ", ".join(f"{count} {words[status]}" for status, count in counts if count) + "."
+    counts = [(words, sum(run.status == status for run in runs)) for status, words in STATUSES.items()]
+    return "Runs: " + ", ".join(f"{count} {words}" for words, count in counts if count) + "."
 
 
 def _series(setting: Setting, group: Group) -> str:
@@ -167,11 +166,10 @@ def _plots(setting: Setting) -> Markup:
 
 
 def _run(setting: Setting, group: Group, run: RunRecord) -> Markup:
-    status = {"done": "finished", "running": "running or cut off", "failed": "failed"}[run.status]
     reached = [f"{setting.metric} {decimals(run.summary[setting.metric])}"] if setting.metric in run.summary else []
     label = ", ".join([group.label, *reached])
     swatch = tag("span", class_="swatch", style=_series(setting, group))
-    state = tag("span", status, class_=f"status {run.status}")
+    state = tag("span", STATUSES[run.status], class_=f"status {run.status}")
     summary = tag("summary", swatch, tag("b", run.name), f" {label}", state)
     document = run.document
     facts: list[tuple[str, Any]] = [

@@ -19,7 +19,13 @@ from hpcasync.errors import UsageError
 SCHEMA = "hpcasync.run/1"
 COLUMNS = ("step", "seconds", "loss", "samples", "staleness", "waited")
 _decode = json.JSONDecoder().decode  # json.loads would look for the encoding of each of a million lines
-Status = Literal["running", "done", "failed"]
+Status = Literal["done", "running", "interrupted", "failed"]
+STATUSES: dict[Status, str] = {
+    "done": "finished",
+    "running": "running or cut off",
+    "interrupted": "stopped, can go on",
+    "failed": "failed",
+}
 
 
 @dataclass(frozen=True)
@@ -167,7 +173,7 @@ def _status(folder: Path, document: dict[str, Any]) -> Status:
     # DONE is written last: without it the summary may be half a run's.
     if (folder / "DONE").exists() and document.get("status") == "done":
         return "done"
-    return "running"
+    return "interrupted" if document.get("status") == "interrupted" else "running"
 
 
 def _failure(path: Path) -> str:

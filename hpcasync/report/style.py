@@ -61,7 +61,7 @@ details:last-of-type {{ border-bottom: 1px solid var(--line); }}
 summary {{ cursor: pointer; padding: .6rem 0; overflow-wrap: anywhere; }}
 summary b {{ font-weight: 600; }}
 .status {{ font-size: .85rem; margin-left: .5em; }}
-.done {{ color: var(--done); }} .failed {{ color: var(--failed); }} .running {{ color: var(--running); }}
+.done {{ color: var(--done); }} .failed {{ color: var(--failed); }} .running, .interrupted {{ color: var(--running); }}
 dl {{ display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .3rem 1.25rem; margin: 0 0 1.25rem;
   font-size: .9rem; }}
 dt {{ color: var(--soft); overflow-wrap: anywhere; }}

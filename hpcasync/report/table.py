@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpcasync.report.groups import Group, Setting
+from hpcasync.report.read import STATUSES
 from hpcasync.report.statistics import Ratio, Spread, Value
 
 ABSENT = "\N{EN DASH}"  # not measured
@@ -109,7 +110,7 @@ def decimals2(value: float) -> str:
 
 
 def _runs(_: Setting, group: Group) -> Cell:
-    counts = [(status, sum(run.status == status for run in group.unfinished)) for status in ("running", "failed")]
+    counts = [(status, sum(run.status == status for run in group.unfinished)) for status in STATUSES]
     return Cell(str(len(group.finished)), ", ".join(f"{count} {status}" for status, count in counts if count))
 
 

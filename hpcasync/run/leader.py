@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 
 from hpcasync.launch import environment
-from hpcasync.launch.boxes import DONE, EXPLANATION, LOST
+from hpcasync.launch.boxes import DONE, LOST, STOPPED
 from hpcasync.run.evaluation import Evaluate, Evaluation
 from hpcasync.run.metrics import Totals, better, metric, summarize
 from hpcasync.run.options import Options
 from hpcasync.run.progress import Progress, closing
-from hpcasync.run.record import Record, mark_failed
+from hpcasync.run.record import Record
 from hpcasync.strategies import Strategy
 
 
@@ -58,15 +58,19 @@ class Leader:
         folder = self.record.folder
         if interrupted:
             reason = f"stopped by {signal.Signals(interrupted).name}"
-            mark_failed(folder, self._rank, reason, "")
-            self.record.finish("failed", summary)
-            _say(f"{EXPLANATION}{reason}")
+            self.record.finish("interrupted", summary)
+            _say(f"{STOPPED}{signal.Signals(interrupted).name}; --resume --name {folder.name} goes on")
         else:
             reason = "done"
             self.record.finish("done", summary)
-            if environment.expected_ranks() is not None:
-                _say(DONE)  # to `hpcasync run`, which believes no exit code
+            tell_launcher_done()
         self.progress.end(f"{closing(summary)}  {reason}: {folder}")
+
+
+def tell_launcher_done() -> None:
+    """To `hpcasync run`, which believes no exit code."""
+    if environment.expected_ranks() is not None:
+        _say(DONE)
 
 
 def _say(line: str) -> None:

@@ -14,11 +14,12 @@ from hpcasync.errors import UsageError
 from hpcasync.launch import environment
 from hpcasync.launch.boxes import EXPLANATION
 from hpcasync.run.gather import first_failure
+from hpcasync.run.leader import tell_launcher_done
 from hpcasync.run.options import Options
 from hpcasync.run.provenance import Origin
 from hpcasync.run.record import mark_failed
 from hpcasync.run.recovery import recover
-from hpcasync.run.run import PeerFailed, Run
+from hpcasync.run.run import AlreadyDone, PeerFailed, Run
 from hpcasync.run.stop import Signals
 from hpcasync.run.worlds import KINDS, Kind
 from hpcasync.world import RankFailed, World
@@ -66,6 +67,11 @@ def live(train: Callable[[Run, Job], None], options: Job, run: Run, kind: Kind) 
         return run.finish()
     except PeerFailed as failure:
         code = failure.code
+    except AlreadyDone as end:
+        code = 0
+        if run.rank == 0:
+            print(end, flush=True)
+            tell_launcher_done()
     except RankFailed:
         return _give_up(run)
     except (Exception, SystemExit) as error:

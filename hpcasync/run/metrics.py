@@ -25,6 +25,18 @@ class Lines:
         self._buffer: list[str] = []
         self._flushed = time.monotonic()
 
+    def rewind(self, steps: int) -> None:
+        """Forget what was written after this many steps: the run goes on from there."""
+        kept = []
+        for line in self._path.read_text().splitlines(keepends=True) if self._path.exists() else []:
+            try:
+                after = json.loads(line)["step"] > steps
+            except (ValueError, KeyError, TypeError):
+                continue  # torn
+            if not after:
+                kept.append(line)
+        self._path.write_text("".join(kept))
+
     def add(self, entry: dict[str, Any]) -> None:
         self._buffer.append(json.dumps(finite(entry), allow_nan=False) + "\n")
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:

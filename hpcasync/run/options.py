@@ -36,6 +36,8 @@ class Options:
     """Folder in which the run's own folder is made."""
     name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """Name of the run's folder; default: job, strategy and time."""
+    resume: Annotated[bool, FlagCreatePairsOff] = False
+    """Go on with the run --name where a signal has stopped it; begin it if there is none of this name."""
     seed: int = 0
     """For initialisation, shuffling and injected faults."""
     epochs: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
@@ -88,6 +90,8 @@ class Options:
         self._need("seed", lambda value: 0 <= value < 2**63, "0 or more, and below 2^63")
         self._need("target", math.isfinite, "a finite number")
         self._need("name", _is_folder_name, "a folder's name without a slash")
+        if self.resume and self.name is None:
+            raise UsageError("--resume: which run? Give its --name, too")
         if self.world == "sim":
             self.ranks = self.ranks or 4
         elif self.ranks is not None:

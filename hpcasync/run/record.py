@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcasync.errors import UsageError
+from hpcasync.launch import environment
 from hpcasync.run.metrics import finite
 
 SCHEMA = "hpcasync.run/1"
@@ -55,9 +56,17 @@ class Record:
     def create(cls, folder: Path, entries: dict[str, Any]) -> Record:
         """That of a run that begins now."""
         head = {"schema": SCHEMA, "name": folder.name, "status": "running"}
-        tail: dict[str, Any] = {"started": timestamp(), "finished": None, "failures": [], "summary": {}}
+        tail: dict[str, Any] = {"started": timestamp(), "finished": None, "failures": [], "attempts": [], "summary": {}}
         record = cls(folder, head | entries | tail)
-        record._write()
+        record._begin(0)
+        return record
+
+    @classmethod
+    def resume(cls, folder: Path, step: int) -> Record:
+        """That of a run that goes on after its leading rank's ``step``."""
+        record = cls.take_over(folder)
+        record._entries |= {"status": "running", "finished": None}
+        record._begin(step)
         return record
 
     @classmethod
@@ -73,10 +82,18 @@ class Record:
 
     def finish(self, status: str, summary: dict[str, Any]) -> None:
         """Replace run.json by its final form, and leave DONE behind a run that is done."""
-        self._entries |= {"status": status, "finished": timestamp(), "summary": summary}
+        now = timestamp()
+        self._entries |= {"status": status, "finished": now, "summary": summary}
+        self._entries["attempts"][-1] |= {"status": status, "finished": now}
         self._write()
         if status == "done":
             (self.folder / "DONE").touch()
+
+    def _begin(self, step: int) -> None:
+        """Note another attempt, which begins after ``step``."""
+        attempt = {"step": step, "started": timestamp(), "finished": None, "status": "running"}
+        self._entries["attempts"].append(attempt | {"slurm": environment.slurm()})
+        self._write()
 
     def _write(self) -> None:
         write_json(self.folder / "run.json", self._entries)
@@ -94,8 +111,8 @@ def mark_failed(folder: Path, rank: int, error: str, traceback: str) -> bool:
             os.fsync(file.fileno())
     except FileExistsError:
         return False
-    entries = json.loads((folder / "run.json").read_text())
-    write_json(folder / "run.json", entries | {"status": "failed", "finished": timestamp()})
+    record = Record.take_over(folder)
+    record.finish("failed", record._entries["summary"])
     return True
 
 

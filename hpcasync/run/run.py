@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ from torch import Tensor
 from hpcasync.errors import UsageError
 from hpcasync.launch import environment
 from hpcasync.replica import Replica
+from hpcasync.run.checkpoint import complete, describe, read_rank, write_rank
 from hpcasync.run.evaluation import Evaluate
 from hpcasync.run.gather import broadcast_text, first_failure, gather_text
 from hpcasync.run.leader import Leader
@@ -23,14 +25,23 @@ from hpcasync.run.metrics import Lines, Totals
 from hpcasync.run.options import Options
 from hpcasync.run.ping import ping
 from hpcasync.run.provenance import Origin
-from hpcasync.run.record import Record, create_folder, has_failed
+from hpcasync.run.record import Record, has_failed
 from hpcasync.run.recovery import recover, share_optimizer_state
-from hpcasync.run.stop import Signals, Stop
+from hpcasync.run.resume import Opening, Standing, capture, open_run, restore
+from hpcasync.run.stop import Signals, Stop, exit_code
 from hpcasync.run.trace import Contribution, trace_file
 from hpcasync.strategies import Strategy, parse_strategy
 from hpcasync.world import RankFailed, World
 
 Batch = TypeVar("Batch")
+
+
+class AlreadyDone(Exception):  # noqa: N818 -- not an error
+    """--resume of a run that is done: nothing is left to do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        super().__init__(f"{folder} is done already")
 
 
 class PeerFailed(Exception):  # noqa: N818 -- named like RankFailed
@@ -61,7 +72,7 @@ class Run:
         self._origin, self._signals = origin, signals
         self._totals = Totals()
         self._open = ExitStack()
-        self._epoch = 0
+        self._standing = Standing()
         self._leader: Leader | None = None
         self._members = list(range(world.size))  # the living, as numbered at the start
         self._code: int | None = None  # once the run is concluded
@@ -88,15 +99,22 @@ class Run:
         self._trained, self._evaluate_by = (replica, optimizer), evaluate
         self._build(self.world)
         hosts, measured = self._hosts(), self._measure()
-        folder = Path()
+        opening = Opening(Path())
         if self.rank == 0:
-            folder = create_folder(
-                self.options.results, self.options.name, f"{self._origin.job.stem}-{self._choice.name}"
-            )
-            entries = self._origin.entries(self.options, self._choice, self.size, hosts) | measured
-            self._lead(Record.create(folder, entries))
+            opening = open_run(self.options, f"{self._origin.job.stem}-{self._choice.name}", self.size)
         self.agree(0)
-        self.folder = Path(broadcast_text(self.world, str(folder.resolve())))
+        opening = Opening.from_text(broadcast_text(self.world, opening.to_text()))
+        if opening.done:
+            raise AlreadyDone(opening.folder)
+        state = read_rank(opening.checkpoint, self.rank) if opening.checkpoint else None
+        self.agree(0)
+        if self.rank == 0 and opening.checkpoint:
+            self._lead(Record.resume(opening.folder, describe(opening.checkpoint)[0]))
+        elif self.rank == 0:
+            entries = self._origin.entries(self.options, self._choice, self.size, hosts) | measured
+            self._lead(Record.create(opening.folder, entries))
+        self.agree(0)
+        self.folder = opening.folder
         self._lines = Lines(self.folder / f"metrics.rank{self.rank}.jsonl")
         self._open.callback(self._lines.flush)
         self._trace = Lines(trace_file(self.folder, self.rank)) if self.options.trace else None
@@ -104,8 +122,12 @@ class Run:
             self._open.callback(self._trace.flush)
         self._started, self._waited_before = self.world.now(), self.world.waited
         with self._recovering():
+            if state is not None:
+                self._totals, self._standing = restore(state, self.strategy)
+                self._lines.rewind(self._totals.steps)
             self.world.barrier()
-        self._started, self._waited_before = self.world.now(), self.world.waited
+        self._started = self.world.now() - self._standing.seconds
+        self._waited_before = self.world.waited - self._totals.waited_seconds
 
     def steps(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """The batches of ``loader``, epoch after epoch, until the run ends for this rank.
@@ -116,17 +138,20 @@ class Run:
         Raises:
             UsageError: the loader has no batch.
         """
-        limit, epoch, size = self.options.epochs, 0, self.size
+        limit, epoch, size = self.options.epochs, self._standing.epoch, self.size
+        made = self._standing.batches  # of this epoch, before
         while limit is None or epoch < limit:
             if self.world.size < size:
-                size = self.world.size
+                size, made = self.world.size, 0
                 if hasattr(loader, "deal"):
                     loader.deal(self.world.rank, size)
-            self._epoch = epoch
             if hasattr(loader, "set_epoch"):
                 loader.set_epoch(epoch)
-            before = self._totals.steps
-            for batch in loader:
+            batches = 0
+            for batches, batch in enumerate(loader, 1):
+                if batches <= made:
+                    continue
+                self._standing = Standing(epoch, batches - 1)
                 if self._ended():
                     return
                 self._samples = _count(batch)
@@ -135,12 +160,13 @@ class Run:
                 if self.world.size < size:
                     break
             else:
-                if self._totals.steps == before:
+                if not batches:
                     raise UsageError(f"rank {self.rank} has no batch: fewer samples in its shard than --batch-size?")
-                epoch += 1
                 if self.options.evaluate_every is None:
                     with self._recovering():
                         self._evaluate()
+                epoch, made = epoch + 1, 0
+                self._standing = Standing(epoch)
 
     def step(self, loss: Tensor) -> None:
         """After ``loss.backward()``: tell the World how long that took, let the strategy step, keep the numbers."""
@@ -210,14 +236,14 @@ class Run:
             }
         )
         if self._leader is not None:
-            self._leader.progress.step(totals, self._epoch, self._seconds(), loss)
+            self._leader.progress.step(totals, self._standing.epoch, self._seconds(), loss)
 
     def _evaluate(self) -> None:
         """If this rank leads: evaluate, and stop all at the target."""
         if self._leader is None:
             return
         seconds = self._seconds()
-        values, reached = self._leader.evaluate(self._totals, self._epoch, seconds)
+        values, reached = self._leader.evaluate(self._totals, self._standing.epoch, seconds)
         self._lines.add({"step": self._totals.steps, "seconds": seconds, "evaluation": values})
         if reached:
             self._stop.tell_all()
@@ -230,6 +256,7 @@ class Run:
     def _conclude(self) -> int:
         """Collective. The end of the run, without leaving the World; the exit code."""
         self._totals.interrupted = self._signals.received
+        self._stop.leave()
         self.strategy.drain()
         self._count_contributions()
         if not self._totals.interrupted:
@@ -237,14 +264,25 @@ class Run:
         self._lines.flush()
         everyone = self._totals.gather(self.world)
         interrupted = max(int(rank.interrupted) for rank in everyone)
+        if interrupted:
+            self._save(int(everyone[0].steps))
         if self._leader is not None:
             self._leader.conclude(everyone, interrupted)
-        return 128 + interrupted if interrupted else 0
+        return exit_code(interrupted)
+
+    def _save(self, step: int) -> None:
+        """Collective. Write a checkpoint, named by the leading rank's ``step``."""
+        assert self.folder is not None
+        standing = dataclasses.replace(self._standing, seconds=self._totals.wall_seconds)
+        mine = write_rank(self.folder, step, self.world.rank, capture(self.strategy, self._totals, standing))
+        everyone = [json.loads(text) for text in gather_text(self.world, json.dumps(mine))]
+        if self._leader is not None:
+            complete(self.folder, step, self.world.size, {name: sha for each in everyone for name, sha in each.items()})
 
     def _build(self, world: World) -> None:
         """Collective. The strategy and the way to stop."""
         self.strategy: Strategy = self._choice.build(self._trained[0], world, self._trained[1])
-        self._stop = Stop(world, self.options, self._signals)
+        self._stop = Stop(world, self.options, self._signals, self.strategy.ahead)
 
     def _lead(self, record: Record) -> None:
         self._leader = Leader(record, self.options, self.strategy, self._evaluate_by, self.rank)

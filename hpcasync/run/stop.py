@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 from types import FrameType
 from typing import Self
 
 import torch
 
+from hpcasync.launch.execute import REQUEUE
 from hpcasync.run.options import Options
 from hpcasync.world import World
+
+# The cells of a rank's window: stop now; stop after this many steps; rank 0 has gone; a rank asks rank 0 to stop all.
+_NOW, _AT, _GONE, _ASKED, _CELLS = range(5)
+
+
+def exit_code(interrupted: int) -> int:
+    """Of a run that a signal has stopped (0: none has)."""
+    if interrupted == signal.SIGUSR1:
+        return REQUEUE
+    return 128 + interrupted if interrupted else 0
 
 
 class Signals:
@@ -33,39 +45,75 @@ class Signals:
 class Stop:
     """The end of a rank's steps.
 
-    A rank that decides for all (rank 0 at the target, any rank at a signal) pushes into every rank's cell of a window;
-    each looks at its own cell before each step. So a stop reaches everyone one-sidedly and costs nothing until then.
+    A rank that decides for all (rank 0 at the target, any rank at a signal) pushes into every rank's window; each looks
+    at its own before each step. So a stop reaches everyone one-sidedly and costs nothing until then.
+
+    Ranks that make the same updates shall stop after the same step, so that nothing but the time is lost by a
+    checkpoint. They ask rank 0, and it announces a step that none of them can have made: another rank is at most
+    ``ahead`` steps ahead of it, and needs it for the next, by when the announcement has arrived.
+
+    Args:
+        ahead: by how many steps ranks can be ahead of each other; None where each goes at its own speed.
     """
 
-    def __init__(self, world: World, options: Options, signals: Signals) -> None:
-        self._world = world
-        self._steps = options.steps
-        self._seconds = options.seconds
-        self._signals = signals
-        self._told = False
-        self._window = world.window(1, torch.int64)
+    def __init__(self, world: World, options: Options, signals: Signals, ahead: int | None) -> None:
+        self._world, self._signals, self._ahead = world, signals, ahead
+        self._steps, self._seconds = options.steps, options.seconds
+        self._said: set[int] = set()
+        self._window = world.window(_CELLS, torch.int64)
 
     @property
     def told(self) -> bool:
         """True if a rank has decided for all."""
-        return self._told or bool(self._window.local[0])
+        return _NOW in self._said or bool(self._window.local[_NOW])
 
     def tell_all(self) -> None:
         """No rank shall begin another step."""
-        if self._told:
-            return
-        self._told = True
-        one = torch.ones(1, dtype=torch.int64)
-        for rank in range(self._world.size):
-            self._window.push(one, rank)
-        self._window.flush()
+        self._say(_NOW, 1, range(self._world.size))
 
     def reached(self, steps: int, seconds: float) -> bool:
         """Asked before each step: ``steps`` made so far, ``seconds`` since the first."""
         if self._signals.received:
-            self.tell_all()
+            self._interrupt(steps)
+        elif self._asked:
+            self._announce(steps)
+        announced = int(self._window.local[_AT])
         return (
             self.told
+            or 0 < announced <= steps
             or (self._steps is not None and steps >= self._steps)
             or (self._seconds is not None and seconds >= self._seconds)
         )
+
+    def leave(self) -> None:
+        """This rank makes no further step, and listens no more."""
+        if self._ahead is not None and self._world.rank == 0:
+            self._say(_GONE, 1, range(self._world.size))
+            if self._asked:
+                self.tell_all()
+
+    @property
+    def _asked(self) -> bool:
+        return bool(self._window.local[_ASKED])
+
+    def _interrupt(self, steps: int) -> None:
+        if self._ahead is None or bool(self._window.local[_GONE]):
+            self.tell_all()
+        elif self._world.rank == 0:
+            self._announce(steps)
+        else:
+            self._say(_ASKED, 1, [0])
+
+    def _announce(self, steps: int) -> None:
+        assert self._ahead is not None
+        self._say(_AT, steps + self._ahead + 1, range(self._world.size))
+
+    def _say(self, cell: int, value: int, ranks: Iterable[int]) -> None:
+        """Push ``value`` into the ``cell`` of ``ranks``, once."""
+        if cell in self._said:
+            return
+        self._said.add(cell)
+        content = torch.tensor([value])
+        for rank in ranks:
+            self._window.push(content, rank, cell)
+        self._window.flush()

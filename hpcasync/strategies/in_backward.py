@@ -44,6 +44,7 @@ class InBackward(Strategy):
     """
 
     replicated = True
+    ahead = 1
 
     def __init__(
         self, replica: Replica, world: World, optimizer: torch.optim.Optimizer, bucket_bytes: int = 1 << 20

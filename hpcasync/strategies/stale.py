@@ -52,6 +52,7 @@ class Stale(Strategy):
         super().__init__(replica, world, optimizer)
         self.bound = bound
         self._halfway = (bound + 1) // 2  # steps after which a reduction of two stages goes on to its second
+        self.ahead = bound + 1
         self._reduce_where_gradients_lie(messages=bound + 2)  # in flight, just begun, and being filled
         self._version = 0
         self._flights: deque[_Flight] = deque()

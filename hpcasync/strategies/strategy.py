@@ -25,6 +25,7 @@ class Strategy(ABC):
 
     Attributes:
         replicated: True where all ranks make the same updates in the same order, each on its own replica.
+        ahead: by how many steps ranks can be ahead of each other; None where each goes at its own speed.
         dropped: contributions of this rank that were computed and will never be applied.
         compresses: what :meth:`compress` takes, by the names of ``hpcasync.compression``.
         reduction: how one gradient of each rank becomes one of all, in strategies that do this.
@@ -32,6 +33,7 @@ class Strategy(ABC):
 
     replicated = False
     compresses: tuple[str, ...] = ()
+    ahead: int | None = None
 
     def __init__(self, replica: Replica, world: World, optimizer: torch.optim.Optimizer) -> None:
         self.replica, self.world, self.optimizer = replica, world, optimizer

@@ -22,6 +22,7 @@ class Sync(Strategy):
 
     replicated = True
     compresses: tuple[str, ...] = CODECS
+    ahead = 1
 
     def __init__(self, replica: Replica, world: World, optimizer: torch.optim.Optimizer) -> None:
         super().__init__(replica, world, optimizer)
