@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hpcasync import cli
 from hpcasync.bench import launches, main, survival, training, verbs
-from hpcasync.bench.benches import BENCHES, Straggler, Survival
+from hpcasync.bench.benches import BENCHES, Straggler, Survival, Wire
 from hpcasync.bench.folder import Folder
 from hpcasync.bench.launches import Launch, LaunchError, argv, perform, reason
 from hpcasync.bench.options import counts, names
@@ -129,7 +129,7 @@ def test_metrics_are_named_where_a_case_has_several() -> None:
 
 @pytest.mark.parametrize("kind", list(BENCHES.values()))
 def test_what_a_bench_launches_can_be_written_down_and_is_known(kind: type[Any]) -> None:
-    plan = kind(peers="" if kind is Survival else "horovod,ddp", quick=True).launches()
+    plan = kind(peers="" if kind in (Survival, Wire) else "horovod,ddp", quick=True).launches()
     assert len({(launch.case, launch.subject) for launch in plan}) == len(plan)
     for launch in plan:
         assert launch.measure in (*MEASURES, survival.MEASURE)
@@ -162,7 +162,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("fly", "unknown bench 'fly'; the benches are world, overlap, straggler, scaling, survival"),
+        ("fly", "unknown bench 'fly'; the benches are world, wire, overlap, straggler, scaling, survival"),
         ("straggler --ranks 1", "--ranks 1: this bench needs 2 or more"),
         ("straggler --ranks four", "--ranks four: it must be a whole number"),
         ("straggler --cases sleep,walk", "'walk' is unknown; known: sleep, cnn, jitter, compute"),

@@ -104,6 +104,14 @@ def test_open_mpi_yields_when_ranks_outnumber_cores() -> None:
     )
 
 
+def test_one_rank_per_node_is_bound_nowhere() -> None:
+    for family, words in (("Open MPI", "--map-by ppr:1:node"), ("MPICH", "-ppn 1")):
+        launcher = Launcher(Path("/opt/bin/mpirun"), family)  # type: ignore[arg-type]
+        line = command(launcher, ["job"], ranks=2, threads=1, cores=2, root=False, environment={}, apart=True)
+        assert words in " ".join(line)
+        assert "core" not in " ".join(line)
+
+
 def test_mpich_binds_ranks_that_fit() -> None:
     assert built("MPICH", ranks=2, threads=1, cores=2, root=True) == (
         "/opt/bin/mpirun -n 2 -bind-to core:1 -genv OMP_NUM_THREADS 1 -genv A b c python job.py --lr 0.1"

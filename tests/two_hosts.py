@@ -6,6 +6,7 @@ a pipe that we hold. When the pipe closes (the context ends, or this process die
 kernel kills every process in it and removes hosts, cable and addresses. Nothing has a global name.
 
     python tests/two_hosts.py --mpi openmpi --ranks 2 -- python -c "import os; print(os.uname().nodename)"
+    python tests/two_hosts.py --ranks 0 -- hpcasync bench wire
 """
 
 from __future__ import annotations
@@ -138,6 +139,8 @@ def two_hosts(megabits_per_second: int | None = None) -> Iterator[TwoHosts]:
         (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
         (folder / "agent").write_text(_AGENT)
         (folder / "agent").chmod(0o700)
+        (folder / "open_mpi_hosts").write_text("".join(f"{host} slots=1\n" for host in HOSTS))
+        (folder / "mpich_hosts").write_text("".join(f"{host}:1\n" for host in HOSTS))
         rate = "" if megabits_per_second is None else str(megabits_per_second)
         spaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--net"]
         with subprocess.Popen(
@@ -155,7 +158,18 @@ def two_hosts(megabits_per_second: int | None = None) -> Iterator[TwoHosts]:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Ours, and what the MPI libraries want to know: root is meant, TCP between hosts, more ranks than cores."""
+    """Ours, and what the MPI libraries want to know: root is meant, TCP between hosts, more ranks than cores.
+
+    A launcher that is started inside, and is told of no hosts, finds both.
+    """
+    agent = str(folder / "agent")
+    hosts = {
+        "PRTE_MCA_plm_ssh_agent": agent,
+        "PRTE_MCA_prte_default_hostfile": str(folder / "open_mpi_hosts"),
+        "HYDRA_LAUNCHER": "ssh",
+        "HYDRA_LAUNCHER_EXEC": agent,
+        "HYDRA_HOST_FILE": str(folder / "mpich_hosts"),
+    }
     # Open MPI names its session folder by hostname and process id, and both repeat from one room to the next.
     sessions = {"TMPDIR": str(folder)}
     open_mpi = {
@@ -166,13 +180,13 @@ def _environment(folder: Path) -> dict[str, str]:
         "OMPI_MCA_osc": "^ucx",
         "OMPI_MCA_mpi_yield_when_idle": "1",
     }
-    return {**os.environ, **open_mpi, **sessions, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **hosts, **open_mpi, **sessions, "OMP_NUM_THREADS": "1"}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run a command under MPI on two hosts of this machine's own.")
     parser.add_argument("--mpi", choices=("openmpi", "mpich"), default="openmpi")
-    parser.add_argument("--ranks", type=int, default=2, help="per host")
+    parser.add_argument("--ranks", type=int, default=2, help="per host; 0: run COMMAND on the first host, by itself")
     parser.add_argument("--megabits-per-second", type=int)
     parser.add_argument("argv", nargs="+", metavar="COMMAND", help="after --")
     options = parser.parse_args()
@@ -180,7 +194,10 @@ def main() -> int:
     if reason:
         parser.error(reason)
     with two_hosts(options.megabits_per_second) as hosts:
-        return subprocess.run(hosts.command(options.mpi, options.ranks, options.argv), env=hosts.env).returncode
+        line = hosts.command(options.mpi, options.ranks, options.argv)
+        if options.ranks == 0:
+            line = hosts.inside(HOSTS[0], options.argv)
+        return subprocess.run(line, env=hosts.env).returncode
 
 
 if __name__ == "__main__":

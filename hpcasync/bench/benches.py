@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
-from hpcasync.bench import survival, training, verbs
+from hpcasync.bench import survival, training, verbs, wire
 from hpcasync.bench.launches import Launch
 from hpcasync.bench.options import PEERS, Options, counts, names, ranks
 from hpcasync.bench.training import LOCKSTEP, NONE
@@ -179,6 +179,32 @@ class Verbs(Options):
 
 
 @dataclass(kw_only=True)
+class Wire(Options):
+    """Options of bench wire."""
+
+    name: ClassVar = "wire"
+    example: ClassVar = "hpcasync bench wire --repeats 5"
+    references: ClassVar = {wire.SENDRECV: wire.TIME}
+    default_strategies: ClassVar = ()
+
+    def launches(self) -> list[Launch]:
+        """What windows cost between two nodes, against MPI's own messages and windows; one rank on each.
+
+        For an allocation of two nodes, or with hosts that the MPI library's own variables name. Also a push to a rank
+        that computes for half a second without entering MPI."""
+        if self.strategies is not None or self.chosen_peers():
+            raise UsageError("bench wire: --strategies and --peers say nothing here: it measures windows and raw MPI")
+        rounds = 3 if self.quick else 15
+        sizes = [1 << 20] if self.quick else [size << 20 for size in (1, 4, 16)]
+        return [
+            Launch("between nodes", wire.PUSH, wire.TIME, "ms", "between nodes", 2,
+                   {"sizes": sizes, "rounds": rounds}, 20.0, apart=True),
+            Launch("busy target", verbs.OURS, verbs.BUSY, "ms", "busy target", 2,
+                   {"rounds": rounds}, 10.0, apart=True),
+        ]  # fmt: skip
+
+
+@dataclass(kw_only=True)
 class Survival(Options):
     """Options of bench survival."""
 
@@ -211,4 +237,6 @@ def _ranks(size: int) -> str:
     return f"{size} rank" if size == 1 else f"{size} ranks"
 
 
-BENCHES: dict[str, type[Options]] = {bench.name: bench for bench in (Verbs, Overlap, Straggler, Scaling, Survival)}
+BENCHES: dict[str, type[Options]] = {
+    bench.name: bench for bench in (Verbs, Wire, Overlap, Straggler, Scaling, Survival)
+}

@@ -36,6 +36,7 @@ class Launch:
         options: that function's, as JSON can hold them.
         seconds: how long it should take once the ranks are there.
         peer: started as the users of Horovod and DDP start it, without binding ranks to cores.
+        apart: one rank per node.
         environment: variables for its ranks.
     """
 
@@ -48,6 +49,7 @@ class Launch:
     options: Mapping[str, Any]
     seconds: float
     peer: bool = False
+    apart: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -82,6 +84,7 @@ def argv(launcher: Launcher, launch: Launch, repeat: int, answer: Path) -> list[
         cores=0 if launch.peer else environment.cores(),
         root=os.geteuid() == 0,
         environment=launch.environment,
+        apart=launch.apart,
     )
 
 

@@ -1,4 +1,4 @@
-"""What windows cost between two nodes: push and pull against MPI's own messages of as many bytes."""
+"""What windows cost between two nodes: push and pull against MPI's own messages and windows of as many bytes."""
 
 from __future__ import annotations
 
@@ -13,36 +13,65 @@ from mpi4py import MPI
 
 from hpcasync.world import Window, World
 
-OURS, MPI_RAW = "hpcasync", "mpi"
+SENDRECV, SEND, ACCUMULATE = "mpi sendrecv", "mpi send", "mpi accumulate"
+PUSH, PULL = "hpcasync push", "hpcasync pull"
 TIME = "transfer_time"
 
 
 def between_nodes(world: World, repeat: int, *, sizes: Sequence[int], rounds: int) -> list[dict[str, Any]]:
-    """Collective. Milliseconds of what rank 0 does with the last rank; in between the others do nothing.
+    """Collective. Milliseconds of what rank 0 does with rank 1, on another node, which meanwhile waits in a barrier.
 
-    "sendrecv" moves the bytes in both directions at once (MPI_Sendrecv), "send" in one, with an empty answer. They come
-    first: once there is a window, a progress thread works beside them.
+    "mpi sendrecv" moves the bytes in both directions at once, "mpi send" in one, with an empty answer. They come first:
+    once there is a window of ours, a progress thread works beside them.
+
+    Raises:
+        RuntimeError: the ranks share a node.
     """
-    last, comm = world.size - 1, MPI.COMM_WORLD
-    if world.rank not in (0, last) or world.size == 1:
-        raise ValueError(f"{world.size} ranks: this is measured between 2")
-    first, peer = world.rank == 0, last - world.rank
+    if world.node.size > 1:
+        raise RuntimeError("both ranks are on one node: this bench is for two; give the launcher a second host")
     samples = []
     for size in sizes:
-        out, back, nothing = torch.ones(size // 4), torch.ones(size // 4), torch.empty(0)
-        send, receive = (out, nothing) if first else (nothing, back)
-        messages = {
-            "sendrecv": partial(comm.Sendrecv, out.numpy(), peer, 0, back.numpy(), peer, 0),
-            "send": partial(comm.Sendrecv, send.numpy(), peer, 0, receive.numpy(), peer, 0),
-        }
-        for name, message in messages.items():
-            samples += _timed(world, f"{name} {size >> 20} MiB", MPI_RAW, message, rounds)
+        samples += _messages(world, size, rounds)
     for size in sizes:
-        window = world.window(size // 4)
-        for name, verb in (("push", window.push), ("pull", window.pull)):
-            operation = partial(_complete, window, partial(verb, torch.ones(size // 4), last)) if first else _nothing
-            samples += _timed(world, f"{name} {size >> 20} MiB", OURS, operation, rounds)
-        window.free()
+        samples += _accumulate(world, size, rounds)
+    for size in sizes:
+        samples += _windows(world, size, rounds)
+    return samples
+
+
+def _messages(world: World, size: int, rounds: int) -> list[dict[str, Any]]:
+    comm, first, peer = MPI.COMM_WORLD, world.rank == 0, 1 - world.rank
+    out, back, nothing = torch.ones(size // 4), torch.ones(size // 4), torch.empty(0)
+    send, receive = (out, nothing) if first else (nothing, back)
+    both = partial(comm.Sendrecv, out.numpy(), peer, 0, back.numpy(), peer, 0)
+    one = partial(comm.Sendrecv, send.numpy(), peer, 0, receive.numpy(), peer, 0)
+    return [_timed(world, size, SENDRECV, both, rounds), _timed(world, size, SEND, one, rounds)]
+
+
+def _accumulate(world: World, size: int, rounds: int) -> list[dict[str, Any]]:
+    """The target is inside MPI meanwhile: it waits for a message that follows."""
+    comm, source, nothing = MPI.COMM_WORLD, torch.ones(size // 4), torch.empty(0).numpy()
+    window = MPI.Win.Allocate(size, 4, comm=comm)
+
+    def add() -> None:
+        window.Accumulate([source.numpy(), MPI.FLOAT], 1)
+        window.Flush(1)
+        comm.Send(nothing, 1)
+
+    window.Lock_all()
+    sample = _timed(world, size, ACCUMULATE, add if world.rank == 0 else partial(comm.Recv, nothing, 0), rounds)
+    window.Unlock_all()
+    window.Free()
+    return [sample]
+
+
+def _windows(world: World, size: int, rounds: int) -> list[dict[str, Any]]:
+    window, vector = world.window(size // 4), torch.ones(size // 4)
+    samples = []
+    for subject, verb in ((PUSH, window.push), (PULL, window.pull)):
+        operation = partial(_complete, window, partial(verb, vector, 1)) if world.rank == 0 else _nothing
+        samples.append(_timed(world, size, subject, operation, rounds))
+    window.free()
     return samples
 
 
@@ -55,7 +84,7 @@ def _nothing() -> None:
     pass
 
 
-def _timed(world: World, case: str, subject: str, operation: Callable[[], Any], rounds: int) -> list[dict[str, Any]]:
+def _timed(world: World, size: int, subject: str, operation: Callable[[], Any], rounds: int) -> dict[str, Any]:
     """The median over the rounds but the first, which touches the pages."""
     seconds = []
     for _ in range(rounds + 1):
@@ -65,4 +94,4 @@ def _timed(world: World, case: str, subject: str, operation: Callable[[], Any], 
         seconds.append(time.perf_counter() - started)
     world.barrier()
     value = 1e3 * statistics.median(seconds[1:])
-    return [{"case": case, "subject": subject, "metric": TIME, "unit": "ms", "value": value}]
+    return {"case": f"{size >> 20} MiB", "subject": subject, "metric": TIME, "unit": "ms", "value": value}

@@ -17,6 +17,7 @@ def command(
     root: bool,
     environment: Mapping[str, str],
     survivable: bool = False,
+    apart: bool = False,
 ) -> list[str]:
     """The argv that starts ``program`` on ``ranks`` ranks of ``threads`` threads each.
 
@@ -26,14 +27,16 @@ def command(
         root: the user is root, whom Open MPI turns away unless told otherwise.
         environment: variables for the ranks, also for those on other nodes.
         survivable: when a rank dies, the launcher lets the others go on. MPICH's cannot.
+        apart: one rank per node; none is bound.
     """
-    fits = ranks * threads <= cores
+    fits = ranks * threads <= cores and not apart
     variables = {"OMP_NUM_THREADS": str(threads), **environment}
     if launcher.family == "Open MPI":
         first = ["--with-ft", "ulfm"] if survivable else []
+        first += ["--map-by", "ppr:1:node"] if apart else []
         build = _open_mpi
     else:
-        first, build = [], _mpich
+        first, build = ["-ppn", "1"] if apart else [], _mpich
     return [str(launcher.path), *first, *build(ranks, threads, fits, root, variables), *program]
 
 

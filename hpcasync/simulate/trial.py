@@ -18,6 +18,7 @@ from hpcasync.simulate.problems import Problem
 from hpcasync.strategies import Choice, Strategy
 
 DIVERGED = 1e3  # times the distance at the start
+_ROUNDING = 1e-9  # seconds: a step that should end with the last second counts
 LOOKS = 8  # how often f is computed while every rank makes one step, if it is not more often than it can change
 
 
@@ -99,8 +100,10 @@ class Trial:
         self._setting, self._lr, self._tell = setting, lr, tell
         self._outcome = Outcome()
         self._looks_every = -(-setting.ranks // LOOKS)
-        self._ranks: list[tuple[SimWorld, Strategy]] = []
+        self._ranks: list[Strategy] = []
         self._updates = [0] * setting.ranks
+        self._began = 0.0  # the ranks' first step: what came before is not part of the training
+        self._waited = [0.0] * setting.ranks
 
     def run(self) -> Outcome:
         """Simulate to the end."""
@@ -125,7 +128,8 @@ class Trial:
         replica = Replica(model)
         optimizer = torch.optim.SGD(replica.parameters(), lr=self._lr, momentum=setting.momentum)
         strategy = setting.choice.build(replica, world, optimizer)
-        self._ranks.append((world, strategy))
+        self._ranks.append(strategy)
+        self._began, waited_before = max(self._began, world.now()), world.waited
         optimizer.register_step_post_hook(lambda *_: self._note_update(world))
         rng = np.random.default_rng((setting.seed, world.rank, 1))  # world.computed() draws from another
         with np.errstate(all="ignore"):  # what diverges is found out below
@@ -133,14 +137,22 @@ class Trial:
                 gradient = problem.gradient(model.x.detach().numpy(), world.rank, rng)
                 model.x.backward(torch.from_numpy(gradient))  # type: ignore[no-untyped-call]
                 world.computed(0.0)
+                self._check_time(world)
                 strategy.step()
+                self._check_time(world)
+                self._waited[world.rank] = world.waited - waited_before
                 self._note_step(world, strategy)
 
-    def _note_step(self, world: SimWorld, strategy: Strategy) -> None:
-        outcome, setting, now = self._outcome, self._setting, world.now()
-        if now > setting.seconds:
-            outcome.seconds = setting.seconds
+    def _seconds(self, world: SimWorld) -> float:
+        return world.now() - self._began
+
+    def _check_time(self, world: SimWorld) -> None:
+        if self._seconds(world) > self._setting.seconds + _ROUNDING:
+            self._outcome.seconds = self._setting.seconds
             raise _Over
+
+    def _note_step(self, world: SimWorld, strategy: Strategy) -> None:
+        outcome, setting, now = self._outcome, self._setting, self._seconds(world)
         outcome.seconds = now
         outcome.steps += 1
         if outcome.steps % self._looks_every:
@@ -155,13 +167,13 @@ class Trial:
             raise _Over
 
     def _note_update(self, world: SimWorld) -> None:
-        if world.now() <= self._setting.seconds:
+        if self._seconds(world) <= self._setting.seconds + _ROUNDING:
             self._updates[world.rank] += 1
 
     def _conclude(self) -> None:
         outcome, made = self._outcome, self._updates
-        outcome.updates = max(made) if self._ranks[0][1].replicated else sum(made)
-        for world, strategy in self._ranks:
-            outcome.waited += world.waited / len(self._ranks)
+        outcome.updates = max(made) if self._ranks[0].replicated else sum(made)
+        outcome.waited = sum(self._waited) / len(self._waited)
+        for strategy in self._ranks:
             outcome.staleness.update(strategy.staleness.histogram)
             outcome.dropped += strategy.dropped
