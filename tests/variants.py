@@ -25,6 +25,7 @@ class Variant:
             one rank's parameters, and those are averaged. "other": another test adds it up.
         alone: a rank alone is plain PyTorch, bit for bit, with SGD and this momentum.
         lr, steps: with which 1 to 4 ranks learn digits: the loss falls below 1.3.
+        ties: what draining makes hangs on the order of what happens at one instant.
         deaths: a death at each of its calls is tried, too. False where another variant's windows live as these do.
     """
 
@@ -34,6 +35,7 @@ class Variant:
     lr: float = 0.05
     steps: int = 150
     deaths: bool = True
+    ties: bool = False
 
     def __str__(self) -> str:
         return self.words
@@ -44,7 +46,7 @@ VARIANTS = [
     Variant("stale bound=0", "mean"),
     Variant("stale bound=3", "mean", alone=()),
     Variant("robust rule=mean", "mean", deaths=False),
-    Variant("basgd", "other", alone=(), lr=0.2, steps=250),
+    Variant("basgd", "other", alone=(), lr=0.2, steps=250, ties=True),
     Variant("eager", "other", lr=0.15, steps=600),  # an update is the mean of several steps' gradients: fewer, longer
     Variant("as_ready", "mean"),
     Variant("in_backward", "mean"),

@@ -88,7 +88,8 @@ class Basgd(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         self.world.barrier()  # all letters have arrived
-        self._serve()
+        for part in self._parts:
+            part.serve()
         self.world.barrier()
         parts = [part.state_dict() for part in self._parts]
         return {**super().state_dict(), "parts": parts, "updates": int(self._updates.local), "read": self._read}
@@ -122,5 +123,5 @@ class Basgd(Strategy):
     def _pull(self) -> None:
         self._look()
         self._read = int(self._version)
-        for part in self._parts:
-            part.center.pull(part.pair.params)
+        for pair, center in zip(self.replica.pairs, self.parameters(), strict=True):
+            pair.params.copy_(center)  # by way of a copy: a death during the pull leaves the parameters whole

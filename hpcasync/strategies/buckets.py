@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -94,7 +95,7 @@ class BucketedShard:
         """To be called when all letters have been read."""
         return {
             "shard": self.center.shard.clone(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": copy.deepcopy(self._optimizer.state_dict()),
             "unsent": self._unsent.clone(),
             "unsent_counts": list(self._unsent_counts),
             "sums": self._sums.clone(),

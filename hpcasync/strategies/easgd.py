@@ -74,8 +74,8 @@ class Easgd(Strategy):
         self._exchange()
         self._settle()
         self.world.barrier()
-        for pair, center in zip(self.replica.pairs, self._centers, strict=True):
-            center.pull(pair.params)
+        for pair, center in zip(self.replica.pairs, self.parameters(), strict=True):
+            pair.params.copy_(center)  # by way of a copy: a death during the pull leaves the parameters whole
 
     def parameters(self) -> list[Tensor]:
         centers = [torch.empty_like(pair.params) for pair in self.replica.pairs]

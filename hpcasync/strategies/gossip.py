@@ -37,8 +37,9 @@ class Gossip(Strategy):
     def _average(self) -> None:
         """Collective. Have the mean of the replicas in all of them."""
         for pair in self.replica.pairs:
-            self.world.allreduce(pair.params)
-            pair.params.div_(self.world.size)
+            total = pair.params.clone()  # a death during the sum leaves the parameters whole
+            self.world.allreduce(total)
+            torch.div(total, self.world.size, out=pair.params)
         self.world.barrier()
 
 

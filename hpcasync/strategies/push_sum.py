@@ -109,8 +109,9 @@ class PushSum:
         self._world.barrier()
         for part, memory in enumerate(self._memories):
             self.receive(part)
-            self._world.allreduce(memory)
-            memory.div_(memory[-1].clone())
+            total = memory.clone()  # a death during the sum leaves the parameters whole
+            self._world.allreduce(total)
+            torch.div(total, total[-1], out=memory)
 
     def state(self) -> dict[str, Any]:
         """What :meth:`restore` needs. After a flush on all ranks and a barrier."""

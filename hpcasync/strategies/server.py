@@ -279,7 +279,7 @@ class Server(Strategy):
     def _let_rank_0_begin(self) -> None:
         """Warm start: drop the first gradient, wait until rank 0 has come far enough, and go on as its equal."""
         self._drop()
-        self.clock.restore(self.warmup)
+        self.clock.restore(self.warmup - 1)  # this step is the last of them
         self._leave()  # rank 0 shall not wait for me
         self.clock.wait_for(0, self.warmup)
         with self._board.attention():
