@@ -262,6 +262,8 @@ class Run:
         if not self._totals.interrupted:
             self._evaluate()
         self._lines.flush()
+        if self._trace is not None:
+            self._trace.flush()
         everyone = self._totals.gather(self.world)
         interrupted = max(int(rank.interrupted) for rank in everyone)
         if interrupted:

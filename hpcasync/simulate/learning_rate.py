@@ -10,6 +10,7 @@ from hpcasync.simulate.trial import Outcome
 PATIENCE = 3  # step sizes in a row that are no better than the best, and the search turns
 SMALLEST = 2.0**-40  # times 1/L: nobody waits for that
 FIRST = 4.0  # times 1/L, twice what gradient descent can bear; the search goes on above if this is the best
+BUDGETS = 6  # each four times as long as the one before
 
 Try = Callable[[float, float], Outcome]  # (step size, virtual seconds after which it has lost) -> what became of it
 
@@ -23,15 +24,19 @@ def best_rate(attempt: Try, smoothness: float, seconds: float) -> tuple[float, d
     """The best step size of the grid, and what became of each that was tried, from small to large.
 
     From 4/L downwards, and upwards if the largest is the best, until three in a row are no better. Of two that do not
-    reach the tolerance within ``seconds``, the one that ends nearer to the optimum is better. A trial that has lost to
-    the best so far is broken off.
+    reach the tolerance, the one that ends nearer to the optimum is better. A trial that has lost to the best so far is
+    broken off. All are given a short time first, and a longer one only if none gets there, up to ``seconds``: a step
+    size that never gets there costs no more than a few of those that do.
     """
     top = math.floor(2 * math.log2(FIRST / smoothness))
     bottom = math.floor(2 * math.log2(SMALLEST / smoothness))
-    search = _Search(attempt, seconds)
-    search.walk(range(top, bottom, -1))
-    if search.best == top:
-        search.walk(range(top + 1, 2 * top - bottom))
+    for shorter in reversed(range(BUDGETS)):
+        search = _Search(attempt, seconds / 4**shorter)
+        search.walk(range(top, bottom, -1))
+        if search.best == top:
+            search.walk(range(top + 1, 2 * top - bottom))
+        if search.tried[search.best].seconds_to_tolerance is not None:
+            break
     tried = {grid(index): outcome for index, outcome in sorted(search.tried.items())}
     return grid(search.best), tried
 

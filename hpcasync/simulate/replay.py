@@ -41,7 +41,7 @@ def replay(words: Sequence[str]) -> int:
     """Replay the run that ``words`` name. The job's exit code.
 
     Raises:
-        UsageError: a run that was not traced, that lost a rank, or whose job is not where it was.
+        UsageError: a run that was not traced, that lost a rank, that was resumed, or whose job is not where it was.
     """
     example = "hpcasync replay results/image_classification-downpour-20260101-120000"
     options = parse(Options, words, prog="hpcasync replay", description=f"{__doc__}\n{example}")
@@ -51,6 +51,9 @@ def replay(words: Sequence[str]) -> int:
         raise UsageError(f"{options.folder}: the run lost a rank; only one that kept all can be replayed")
     if len(traces) != recorded.size:
         raise UsageError(f"{options.folder}: traces of {len(traces)} ranks where there were {recorded.size}")
+    attempts = len(recorded.document.get("attempts", ()))
+    if attempts > 1:
+        raise UsageError(f"{options.folder}: the run was made in {attempts} attempts; only one attempt can be replayed")
     job, *job_words = _argv(recorded)
     before = set(_replays(options.folder))
     code = subprocess.run([sys.executable, job, *job_words, "--replay", str(options.folder)], check=False).returncode
