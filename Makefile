@@ -42,7 +42,7 @@ lint: .venv/ready ## Check style, types and shell scripts
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/shellcheck .ci/* $$(find . -path './.venv*' -prune -o \( -name '*.sh' -o -name '*.sbatch' \) -print)
+	.venv/bin/shellcheck -x .ci/* $$(find . -path './.venv*' -prune -o \( -name '*.sh' -o -name '*.sbatch' \) -print)
 
 horovod: .venv/horovod ## Build Horovod, for --world horovod: a few minutes the first time; needs g++ and make
 

@@ -16,7 +16,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from hpcasync import __version__
 from hpcasync.arguments import parse
 from hpcasync.errors import UsageError
-from hpcasync.launch import Launcher, command, environment, execute, find_launcher
+from hpcasync.launch import Launcher, LauncherName, command, environment, execute, find_launcher
 from hpcasync.launch.boxes import EXPLANATION
 
 
@@ -25,7 +25,7 @@ class RunArguments:
     """What stands between `hpcasync run` and the job."""
 
     n: Annotated[int | None, arg(aliases=["-n"], metavar="RANKS", help_behavior_hint="")] = None
-    """How many ranks (default: one per physical core)."""
+    """How many ranks (default: one per physical core; in a Slurm job, one per task)."""
     world: Annotated[Literal["mpi", "sim", "horovod"] | None, arg(help_behavior_hint="")] = None
     """Handed on to the job; sim needs no launcher."""
     slow: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="RANK:FACTOR")] = ()
@@ -36,6 +36,8 @@ class RunArguments:
     """Handed on: have a rank die in a step, e.g. 2:20."""
     step_seconds: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
     """Handed on: least duration of a step."""
+    launcher: Annotated[LauncherName | None, arg(help_behavior_hint="")] = None
+    """What starts the ranks (default: the mpirun beside Python, or on PATH); srun-pmix and srun-pmi2 are Slurm's."""
     dry_run: Annotated[bool, FlagCreatePairsOff] = False
     """Print the command instead of running it."""
 
@@ -83,7 +85,7 @@ def run(words: Sequence[str]) -> int:
         return _run_directly(program + (["--ranks", str(arguments.n)] if arguments.n else []), arguments.dry_run)
     if {"-h", "--help"} & set(job_words):
         return _run_directly(program, arguments.dry_run)
-    launcher = find_launcher()
+    launcher = find_launcher(name=arguments.launcher)
     argv = _launch_command(launcher, program, arguments.n)
     if arguments.dry_run:
         print(shlex.join(argv))
@@ -122,8 +124,8 @@ def replay(words: Sequence[str]) -> int:
 
 
 def _launch_command(launcher: Launcher, program: Sequence[str], ranks: int | None) -> list[str]:
-    cores = environment.cores()
-    ranks = ranks or cores
+    cores, allocation = environment.cores(), environment.allocation()
+    ranks = ranks or (allocation.tasks if allocation else cores)
     variables = {environment.RANKS: str(ranks)}
     if sys.stdout.isatty():
         variables |= {environment.TERMINAL: "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
@@ -137,6 +139,7 @@ def _launch_command(launcher: Launcher, program: Sequence[str], ranks: int | Non
         root=os.geteuid() == 0,
         environment=variables,
         survivable=True,
+        nodes=allocation.nodes if allocation else None,
     )
 
 

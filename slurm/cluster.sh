@@ -37,7 +37,8 @@ check_pmix() {
 }
 
 write_configuration() {
-  local nodes=$1 cpus=$2
+  local nodes=$1 cpus=$2 memory
+  memory=$(($(getconf _PHYS_PAGES) * $(getconf PAGESIZE) / 1048576)) # MB; every node has it all, and Slurm limits nothing
   cat >"$SLURM_CONF" <<CONF
 ClusterName=hpcasync
 SlurmctldHost=$host
@@ -70,10 +71,17 @@ SlurmdPidFile=$lab/slurmd.%n.pid
 SlurmctldLogFile=$lab/slurmctld.log
 SlurmdLogFile=$lab/slurmd.%n.log
 SlurmdParameters=config_overrides
-NodeName=n[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + nodes))] CPUs=$cpus
+NodeName=n[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + nodes))] CPUs=$cpus RealMemory=$memory
 PartitionName=debug Nodes=n[1-$nodes] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=30
 PartitionName=urgent Nodes=n[1-$nodes] MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 CONF
+}
+
+# A site file for hpcasync/launch/batch.sh: there are more ranks than cores, so an idle one yields its core.
+write_site() {
+  cat >"$lab/site.sh" <<'SITE'
+export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_osc=^ucx MPIR_CVAR_ENABLE_HEAVY_YIELD=1
+SITE
 }
 
 start_munge() {
@@ -103,6 +111,7 @@ start() {
   rm -rf "$lab"
   mkdir -p "$lab/state"
   write_configuration "$nodes" "$cpus"
+  write_site
   {
     echo "127.0.0.1 localhost $host"
     for ((i = 1; i <= nodes; i++)); do echo "127.0.0.1 n$i"; done
@@ -141,6 +150,6 @@ stop() {
 case ${1:-} in
   start) start "${@:2}" ;;
   stop) stop ;;
-  env) printf 'export SLURM_CONF=%q\n' "$SLURM_CONF" ;;
+  env) printf 'export SLURM_CONF=%q HPCASYNC_SITE=%q\n' "$SLURM_CONF" "$lab/site.sh" ;;
   *) fail "usage: cluster.sh start [NODES [CPUS]] | env | stop" ;;
 esac

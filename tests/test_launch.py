@@ -99,7 +99,7 @@ def test_open_mpi_binds_ranks_that_fit() -> None:
 
 def test_open_mpi_yields_when_ranks_outnumber_cores() -> None:
     assert built("Open MPI", ranks=4, threads=1, cores=2, root=True) == (
-        "/opt/bin/mpirun --allow-run-as-root --oversubscribe -n 4 --mca osc ^ucx --bind-to none "
+        "/opt/bin/mpirun --oversubscribe --allow-run-as-root -n 4 --mca osc ^ucx --bind-to none "
         "--mca mpi_yield_when_idle 1 -x OMP_NUM_THREADS=1 -x A=b c python job.py --lr 0.1"
     )
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from hpcasync.errors import UsageError
+from hpcasync.launch.execute import REQUEUE
 from hpcasync.replica import Replica
 from hpcasync.run import Options, Run, provenance
 from hpcasync.run.main import live
 from hpcasync.run.provenance import Origin
-from hpcasync.run.stop import REQUEUE, Signals
+from hpcasync.run.stop import Signals
 from hpcasync.run.worlds import KINDS
 from hpcasync.sim import simulate
 from hpcasync.world import World

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from hpcasync.errors import UsageError
+from hpcasync.launch.execute import REQUEUE
 from hpcasync.run import Options, main
 from hpcasync.run.gather import broadcast_text, first_failure, gather_text
 from hpcasync.run.metrics import Totals, finite, summarize
 from hpcasync.run.record import Record, create_folder, mark_failed
-from hpcasync.run.stop import REQUEUE
 from hpcasync.world import World
 from tests import tiny_job
 

@@ -8,9 +8,10 @@ When a rank ends with a non-zero exit code or calls MPI_Abort, Open MPI prints b
     ...
     --------------------------------------------------------------------------
 
-and MPICH a line ``Abort(1) on node 0 ...``. They would bury the one line that says what is wrong. So these boxes, and
-no others, are held back, and dropped at the end if some line began with ``hpcasync: `` (which a rank's own explanation
-does). Otherwise they are shown, late but whole.
+and MPICH a line ``Abort(1) on node 0 ...``, srun one ``srun: error: n1: task 0: Exited with exit code 2``. They would
+bury the one line that says what is wrong. So these boxes, and no others, are held back, and dropped at the end if some
+line began with ``hpcasync: `` (which a rank's own explanation does). Otherwise they are shown, late but whole. Ranks
+that know nothing of each other make one mistake many times: it is shown once.
 
 What Open MPI says about its own fault tolerance is dropped: that its shared windows are untested after a death (we
 have tested the way we use them), and which of its internal schedules a death has cut short; and Horovod's word that a
@@ -20,18 +21,26 @@ death has ended its thread.
 from __future__ import annotations
 
 import re
+import signal
 
 EXPLANATION = "hpcasync: "
 LOST = f"{EXPLANATION}lost "  # a rank, and the others go on: not the last word
 DONE = f"{EXPLANATION}done"  # for the launcher alone: not shown
-STOPPED = f"{EXPLANATION}stopped by "  # a signal; SIGUSR1 means that the run wants to be started again
+ERROR = f"{EXPLANATION}error: "
+STOPPED = f"{EXPLANATION}stopped by "  # a signal
+_STOPPED = re.compile(rf"{STOPPED}(SIG(?:INT|TERM|USR1))\b")
 _RULE = re.compile(r"-{60,}\s*\Z")
 _BOX = re.compile(
     r"prterun detected that one or more processes exited with non-zero status"
     r"|MPI_ABORT was invoked on rank"
     r"|prterun has exited due to process rank .* calling\s*\Z"
 )
-_LINE = re.compile(r"Abort\(\d+\) on node \d+ .*application called MPI_Abort")
+_LINE = re.compile(
+    r"Abort\(\d+\) on node \d+ .*application called MPI_Abort"
+    r"|srun: error: .*: tasks? [\d,-]+: (Exited with exit code|Killed|Terminated)"
+    r"|srun: (Terminating StepId|launch/slurm: _step_signal|Job step aborted)"
+    r"|slurmstepd: error: \*\*\* STEP "
+)
 _UNTESTED = re.compile(r"WARNING: The selected 'osc' module")
 _CHATTER = re.compile(
     r"\s*\d+ more process.* sent help message help-mpi-ft"
@@ -46,11 +55,13 @@ class Boxes:
     Attributes:
         is_done: a rank has said that the run is done.
         is_over: a rank has said how the run has ended; the launcher should end soon.
-        wants_requeue: a rank has said that SIGUSR1 has stopped the run.
+        stopped_by: the signal that a rank has said to have stopped the run; None if none has.
     """
 
     def __init__(self) -> None:
-        self.is_done = self.is_over = self.wants_requeue = False
+        self.is_done = self.is_over = False
+        self.stopped_by: signal.Signals | None = None
+        self._errors: set[str] = set()
         self._rule: list[str] = []  # a rule that may open a box: the next line decides
         self._box: list[str] | None = None  # where the lines of the open box go
         self._held: list[str] = []
@@ -91,6 +102,12 @@ class Boxes:
         if line.startswith(DONE):
             self.is_done = self.is_over = True
             return []
-        self.wants_requeue |= line.startswith(f"{STOPPED}SIGUSR1")
+        if line.startswith(ERROR):
+            if line in self._errors:
+                return []
+            self._errors.add(line)
+        stopped = _STOPPED.match(line)
+        if stopped is not None:
+            self.stopped_by = signal.Signals[stopped.group(1)]
         self.is_over |= line.startswith(EXPLANATION) and not line.startswith(LOST)
         return [line]

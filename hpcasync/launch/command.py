@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from hpcasync.launch.launcher import Launcher
+
+_DEAF = [sys.executable, "-ES", str(Path(__file__).with_name("deaf.py"))]
 
 
 def command(
@@ -18,6 +22,7 @@ def command(
     environment: Mapping[str, str],
     survivable: bool = False,
     apart: bool = False,
+    nodes: int | None = None,
 ) -> list[str]:
     """The argv that starts ``program`` on ``ranks`` ranks of ``threads`` threads each.
 
@@ -26,23 +31,35 @@ def command(
             own; otherwise none is bound and idle ranks yield their core.
         root: the user is root, whom Open MPI turns away unless told otherwise.
         environment: variables for the ranks, also for those on other nodes.
-        survivable: when a rank dies, the launcher lets the others go on. MPICH's cannot.
+        survivable: when a rank dies, the launcher lets the others go on. MPICH's and Slurm's cannot.
         apart: one rank per node; none is bound.
+        nodes: of the Slurm allocation that the ranks are spread over, each with as many ``cores``; None outside of one.
     """
-    fits = ranks * threads <= cores and not apart
+    fits = -(-ranks // (nodes or 1)) * threads <= cores and not apart
     variables = {"OMP_NUM_THREADS": str(threads), **environment}
+    first: list[str] = []
     if launcher.family == "Open MPI":
-        first = ["--with-ft", "ulfm"] if survivable else []
+        first += ["--with-ft", "ulfm"] if survivable else []
         first += ["--map-by", "ppr:1:node"] if apart else []
+        if nodes is None:
+            first += ["--oversubscribe"]  # slots are cores
+        else:  # slots are tasks, and Slurm signals the daemons on the other nodes, too
+            first += ["--prtemca", "prte_launch_agent", " ".join([*_DEAF, "TERM,USR1", "prted"])]
         build = _open_mpi
+    elif launcher.family == "MPICH":
+        first += ["-ppn", "1"] if apart else []
+        build = _mpich
     else:
-        first, build = ["-ppn", "1"] if apart else [], _mpich
-    return [str(launcher.path), *first, *build(ranks, threads, fits, root, variables), *program]
+        first += [f"--mpi={launcher.pmi}"]
+        variables |= {"PMIX_MCA_psec": "native"} if launcher.pmi == "pmix" else {}  # Slurm's PMIx may want munge's
+        build = _srun
+    words = [str(launcher.path), *first, *build(ranks, threads, fits, root, variables), *program]
+    return words if nodes is None else [*_DEAF, "TERM", *words]
 
 
 def _open_mpi(ranks: int, threads: int, fits: bool, root: bool, variables: Mapping[str, str]) -> list[str]:
     words = ["--allow-run-as-root"] if root else []
-    words += ["--oversubscribe", "-n", str(ranks)]
+    words += ["-n", str(ranks)]
     words += ["--mca", "osc", "^ucx"]  # it announces its priority on stderr, once per window
     if fits:
         words += ["--map-by", f"slot:PE={threads}", "--bind-to", "core"]
@@ -60,3 +77,10 @@ def _mpich(ranks: int, threads: int, fits: bool, root: bool, variables: Mapping[
     for name, value in variables.items():
         words += ["-genv", name, value]
     return words
+
+
+def _srun(ranks: int, threads: int, fits: bool, root: bool, variables: Mapping[str, str]) -> list[str]:
+    """srun takes over neither -c nor, after sbatch --export=NONE, the environment of the batch script."""
+    words = ["-n", str(ranks), "-c", str(threads), "--cpu-bind=cores" if fits else "--cpu-bind=none"]
+    words += ["--kill-on-bad-exit=1"]
+    return [*words, ",".join(["--export=ALL", *(f"{name}={value}" for name, value in variables.items())])]

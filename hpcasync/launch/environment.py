@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,22 @@ def variables() -> dict[str, str]:
 def slurm() -> dict[str, str]:
     """The Slurm job around this process; empty outside of one."""
     return {name: os.environ[variable] for name, variable in _SLURM.items() if variable in os.environ}
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What Slurm has given to the batch script or shell around this process."""
+
+    nodes: int
+    tasks: int
+
+
+def allocation() -> Allocation | None:
+    """The Slurm allocation that a launcher started here would fill; None outside of one, and in a rank."""
+    if "SLURM_JOB_ID" not in os.environ or launched_by() is not None:
+        return None
+    nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", 1))
+    return Allocation(nodes, int(os.environ.get("SLURM_NTASKS", nodes)))
 
 
 def launched_by() -> str | None:

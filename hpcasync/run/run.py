@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hpcasync.errors import UsageError
 from hpcasync.launch import environment
+from hpcasync.launch.execute import exit_code
 from hpcasync.replica import Replica
 from hpcasync.run.checkpoint import complete, describe, read_rank, write_rank
 from hpcasync.run.evaluation import Evaluate
@@ -28,7 +29,7 @@ from hpcasync.run.provenance import Origin
 from hpcasync.run.record import Record, has_failed
 from hpcasync.run.recovery import recover, share_optimizer_state
 from hpcasync.run.resume import Opening, Standing, capture, open_run, restore
-from hpcasync.run.stop import Signals, Stop, exit_code
+from hpcasync.run.stop import Signals, Stop
 from hpcasync.run.trace import Contribution, trace_file
 from hpcasync.strategies import Strategy, parse_strategy
 from hpcasync.world import RankFailed, World

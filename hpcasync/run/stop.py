@@ -9,19 +9,11 @@ from typing import Self
 
 import torch
 
-from hpcasync.launch.execute import REQUEUE
 from hpcasync.run.options import Options
 from hpcasync.world import World
 
 # The cells of a rank's window: stop now; stop after this many steps; rank 0 has gone; a rank asks rank 0 to stop all.
 _NOW, _AT, _GONE, _ASKED, _CELLS = range(5)
-
-
-def exit_code(interrupted: int) -> int:
-    """Of a run that a signal has stopped (0: none has)."""
-    if interrupted == signal.SIGUSR1:
-        return REQUEUE
-    return 128 + interrupted if interrupted else 0
 
 
 class Signals:
