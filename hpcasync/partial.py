@@ -72,6 +72,7 @@ class PartialRounds:
         self._pending = 0
         self._turn = threading.Lock()  # guards what follows
         self._known = torch.zeros(2, size, dtype=torch.int64)  # travels: contributions; has left
+        self._table = self._known.numpy()  # the same memory: NumPy takes a tenth of the time for a number
         self._one = torch.ones(1, dtype=torch.int64)
         self._cells = [0] * size  # mine on each rank's board
         self._difference = torch.zeros(1, dtype=torch.int64)
@@ -236,8 +237,8 @@ class PartialRounds:
         with self._messages:
             self._travelling, contributed = self._filled, self._contributed
             self._filled, self._contributed = self._spare.pop() if self._spare else self._unused(), 0
-            self._known.zero_()
-            self._known[:, self._rank] = torch.tensor([contributed, self._left])
+            self._table[:] = 0
+            self._table[0, self._rank], self._table[1, self._rank] = contributed, self._left
         if not contributed:
             for message in self._travelling:
                 message.zero_()
@@ -254,11 +255,11 @@ class PartialRounds:
     def _complete(self) -> None:
         """Phase 4."""
         counts = self._known[0].clone()
-        contributors = counts.numpy() > 0
+        contributors = self._table[0] > 0
         self._missed = np.where(contributors, 0, self._missed + 1)
-        self._gone = self._known[1].numpy() > 0
+        self._gone = self._table[1] > 0
         with self._messages:
-            self._pending -= int(counts[self._rank])
+            self._pending -= int(self._table[0, self._rank])
             if contributors.any():
                 self._arrived.append(Round(self._travelling, counts))
             else:

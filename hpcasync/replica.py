@@ -147,7 +147,8 @@ class Pair(Flat):
 
     def _use(self, message: Tensor) -> None:
         self.message = message
-        views = self._views.setdefault(message.data_ptr(), self.views(message))
+        key = message.data_ptr()
+        views = self._views[key] if key in self._views else self._views.setdefault(key, self.views(message))
         for tensor, view in zip(self.tensors, views, strict=True):
             tensor.grad = view
         self.flat.grad = self.grads

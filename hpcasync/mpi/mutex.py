@@ -18,9 +18,11 @@ BYTES = 64  # at least sizeof(pthread_mutex_t) on Linux (40 on x86-64, 48 on AAr
 _PROCESS_SHARED = _ROBUST = 1  # PTHREAD_PROCESS_SHARED and PTHREAD_MUTEX_ROBUST in glibc and musl
 _ATTRIBUTE_BYTES = 64  # more than sizeof(pthread_mutexattr_t) anywhere
 
-_libc = ctypes.CDLL(None)
-for _verb in ("init", "lock", "unlock", "consistent"):
-    getattr(_libc, f"pthread_mutex_{_verb}").argtypes = [ctypes.c_void_p] * (2 if _verb == "init" else 1)
+_libc = ctypes.CDLL(None)  # lets other threads of this process run meanwhile: for what may take long
+_swift = ctypes.PyDLL(None)  # does not: to get the interpreter back can take longer than the call
+for _library in (_libc, _swift):
+    for _verb in ("init", "lock", "trylock", "unlock", "consistent"):
+        getattr(_library, f"pthread_mutex_{_verb}").argtypes = [ctypes.c_void_p] * (2 if _verb == "init" else 1)
 
 
 class Mutexes:
@@ -43,14 +45,16 @@ class Mutexes:
     def hold(self, index: int) -> Iterator[None]:
         """Hold mutex ``index``. What a dead holder left half done stays as it is: an addition that stopped midway."""
         address = self._addresses[index]
-        code = _libc.pthread_mutex_lock(address)
+        code = _swift.pthread_mutex_trylock(address)
+        if code == errno.EBUSY:
+            code = _libc.pthread_mutex_lock(address)
         if code == errno.EOWNERDEAD:
             code = _libc.pthread_mutex_consistent(address)
         _check(code)
         try:
             yield
         finally:
-            _check(_libc.pthread_mutex_unlock(address))
+            _check(_swift.pthread_mutex_unlock(address))
 
 
 def _check(code: int) -> None:

@@ -56,6 +56,7 @@ class Eager(Strategy):
     def compress(self, compression: Compression) -> None:
         super().compress(compression)
         self._rounds.reduce_by(self.reduction.stages)
+        self.world.barrier()  # nobody joins a round before it knows how
 
     def step(self) -> None:
         self.replica.adopt_strays()
