@@ -16,8 +16,9 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from hpcasync import __version__
 from hpcasync.arguments import parse
 from hpcasync.errors import UsageError
-from hpcasync.launch import Launcher, LauncherName, command, environment, execute, find_launcher
+from hpcasync.launch import Binding, Launcher, LauncherName, command, environment, execute, find_launcher
 from hpcasync.launch.boxes import EXPLANATION
+from hpcasync.launch.words import check_words, split_at_job, value_of
 
 
 @dataclass(kw_only=True)
@@ -38,6 +39,8 @@ class RunArguments:
     """Handed on: least duration of a step."""
     launcher: Annotated[LauncherName | None, arg(help_behavior_hint="")] = None
     """What starts the ranks (default: the mpirun beside Python, or on PATH); srun-pmix and srun-pmi2 are Slurm's."""
+    binding: Binding = "auto"
+    """Bind every rank to a core of its own, or none; auto: if they all fit."""
     dry_run: Annotated[bool, FlagCreatePairsOff] = False
     """Print the command instead of running it."""
 
@@ -72,7 +75,7 @@ them all. The exit code is 0 if the run is done, whoever was lost on the way."""
 
 def run(words: Sequence[str]) -> int:
     """Start a job's ranks under the MPI launcher and return its exit code."""
-    before, job, job_words = _split_at_job(words)
+    before, job, job_words = split_at_job(words)
     arguments = parse(RunArguments, before, prog="hpcasync run", description=_RUN_HELP)
     if job is None:
         raise UsageError("run: no job file; it ends in .py: hpcasync run -n 4 jobs/image_classification.py")
@@ -81,16 +84,31 @@ def run(words: Sequence[str]) -> int:
     if not Path(job).is_file():
         raise UsageError(f"{job}: there is no such job file")
     program = [sys.executable, job, *arguments.handed_on(), *job_words]
-    if _value(program, "--world") == "sim":
+    if value_of(program, "--world") == "sim":
         return _run_directly(program + (["--ranks", str(arguments.n)] if arguments.n else []), arguments.dry_run)
     if {"-h", "--help"} & set(job_words):
         return _run_directly(program, arguments.dry_run)
+    check_words(job_words)
     launcher = find_launcher(name=arguments.launcher)
-    argv = _launch_command(launcher, program, arguments.n)
+    argv = _launch_command(launcher, program, arguments)
     if arguments.dry_run:
         print(shlex.join(argv))
         return 0
     return execute(argv, survivable=launcher.family == "Open MPI")
+
+
+def submit(words: Sequence[str]) -> int:
+    """Hand a job to Slurm, in a batch script that checkpoints, requeues and resumes."""
+    from hpcasync.launch.slurm.submit import submit as submitting
+
+    return submitting(words)
+
+
+def doctor(words: Sequence[str]) -> int:
+    """Look at this machine, its MPI and its cluster, measure, and say what to do about what is not right."""
+    from hpcasync.doctor.main import doctor as looking  # PyTorch takes a second to import
+
+    return looking(words)
 
 
 def report(words: Sequence[str]) -> int:
@@ -123,13 +141,13 @@ def replay(words: Sequence[str]) -> int:
     return repeat(words)
 
 
-def _launch_command(launcher: Launcher, program: Sequence[str], ranks: int | None) -> list[str]:
+def _launch_command(launcher: Launcher, program: Sequence[str], arguments: RunArguments) -> list[str]:
     cores, allocation = environment.cores(), environment.allocation()
-    ranks = ranks or (allocation.tasks if allocation else cores)
+    ranks = arguments.n or (allocation.tasks if allocation else cores)
     variables = {environment.RANKS: str(ranks)}
     if sys.stdout.isatty():
         variables |= {environment.TERMINAL: "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
-    threads = _value(program, "--threads") or "1"
+    threads = value_of(program, "--threads") or "1"
     return command(
         launcher,
         program,
@@ -140,6 +158,7 @@ def _launch_command(launcher: Launcher, program: Sequence[str], ranks: int | Non
         environment=variables,
         survivable=True,
         nodes=allocation.nodes if allocation else None,
+        binding=arguments.binding,
     )
 
 
@@ -149,25 +168,6 @@ def _run_directly(program: list[str], dry_run: bool) -> int:
         return 0
     sys.stdout.flush()
     return os.execv(program[0], program)  # never returns
-
-
-def _split_at_job(words: Sequence[str]) -> tuple[Sequence[str], str | None, Sequence[str]]:
-    """The words before the job, the job, and those after it, which are the job's. A job is a word that ends in .py."""
-    for i, word in enumerate(words):
-        if word.endswith(".py"):
-            return words[:i], word, words[i + 1 :]
-    return words, None, ()
-
-
-def _value(words: Sequence[str], option: str) -> str | None:
-    """The last value of ``option`` in ``words``, given as ``--x 1`` or ``--x=1``."""
-    found = None
-    for word, following in zip(words, [*words[1:], None], strict=True):
-        if word == option:
-            found = following
-        elif word.startswith(f"{option}="):
-            found = word.partition("=")[2]
-    return found
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,10 @@ class Verb:
 
 VERBS = {
     "run": Verb(run, "hpcasync run -n 4 --slow 3:4 jobs/image_classification.py --strategy downpour pull=4 bound=8"),
+    "submit": Verb(
+        submit, "hpcasync submit --nodes 4 --tasks 32 jobs/image_classification.py --strategy eager bound=8"
+    ),
+    "doctor": Verb(doctor, "hpcasync doctor -n 4 --json doctor.json"),
     "report": Verb(report, "hpcasync report results/ --output report.html"),
     "simulate": Verb(simulate, "hpcasync simulate --ranks 100 --compute sqrt --strategy downpour --until 0.01"),
     "replay": Verb(replay, "hpcasync replay results/image_classification-downpour-20260101-120000"),

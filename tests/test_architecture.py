@@ -23,7 +23,7 @@ LAYERS = (
     ("data", "models", "arguments", "launch"),
     ("run", "report"),
     ("bench",),
-    ("simulate",),
+    ("simulate", "doctor"),
     ("cli",),
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

@@ -40,7 +40,7 @@ def test_every_verb_has_help(verb: str, monkeypatch: pytest.MonkeyPatch, capsys:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["walk"], "unknown verb 'walk'; the verbs are run, report"),
+        (["walk"], "unknown verb 'walk'; the verbs are run, submit"),
         (["run"], "no job file"),
         (["run", "-n", "2"], "no job file"),
         (["run", "-n", "0", JOB], "-n 0: it must be 1 or more"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -82,12 +83,23 @@ def test_other_lines_come_through_in_order(lines: list[str]) -> None:
     assert shown(EXPLAINED + lines) == EXPLAINED + lines
 
 
-def built(family: str, ranks: int, threads: int, cores: int, root: bool = False) -> str:
+def built(family: str, ranks: int, threads: int, cores: int, root: bool = False, **options: Any) -> str:
     launcher = Launcher(Path("/opt/bin/mpirun"), family)  # type: ignore[arg-type]
     program = ["python", "job.py", "--lr", "0.1"]
     return " ".join(
-        command(launcher, program, ranks=ranks, threads=threads, cores=cores, root=root, environment={"A": "b c"})
+        command(
+            launcher, program, ranks=ranks, threads=threads, cores=cores, root=root, environment={"A": "b c"}, **options
+        )
     )
+
+
+@pytest.mark.parametrize("family", ["Open MPI", "MPICH", "Slurm"])
+def test_binding_can_be_chosen(family: str) -> None:
+    fitting, crowded = {"ranks": 2, "threads": 1, "cores": 2}, {"ranks": 4, "threads": 1, "cores": 2}
+    unbound, bound = built(family, **crowded), built(family, **fitting)
+    assert built(family, **fitting, binding="auto") == bound
+    assert built(family, **fitting, binding="none") == unbound.replace("-n 4", "-n 2")
+    assert built(family, **crowded, binding="core") == bound.replace("-n 2", "-n 4")
 
 
 def test_open_mpi_binds_ranks_that_fit() -> None:

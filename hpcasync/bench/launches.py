@@ -103,7 +103,7 @@ def perform(launcher: Launcher, launch: Launch, repeat: int, folder: Path) -> li
     else:
         words = argv(launcher, launch, repeat, answer)
     with log.open("w") as file:
-        code = _run(words, file, launch.timeout_seconds + LAUNCH_SECONDS)
+        code = run_within(words, file, launch.timeout_seconds + LAUNCH_SECONDS)
     told = log.read_text(errors="replace")
     if code == 0 and (run / "DONE").exists():
         return survival.samples(run, launch.case, launch.subject)
@@ -113,7 +113,7 @@ def perform(launcher: Launcher, launch: Launch, repeat: int, folder: Path) -> li
     return samples
 
 
-def _run(words: Sequence[str], output: Any, timeout_seconds: float) -> int | None:
+def run_within(words: Sequence[str], output: Any, timeout_seconds: float) -> int | None:
     """The exit code; None when it had to be ended."""
     with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT) as process:
         try:

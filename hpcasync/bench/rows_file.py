@@ -19,19 +19,19 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
         raise UsageError(f"--json {path}: it cannot be written ({error.strerror})") from error
 
 
-def check_replaceable(path: Path) -> None:
-    """Raises UsageError for a file that is not a bench's rows, or that has no folder to be in."""
+def check_replaceable(path: Path, wanted: str = "a bench's rows", mark: str = "bench") -> None:
+    """Raises UsageError for a file that is not a list of entries with the key ``mark``, or that has no folder."""
     if path.is_dir():
         raise UsageError(f"--json {path}: it is a folder; give the name of a file")
     if not path.parent.is_dir():
         raise UsageError(f"--json {path}: there is no folder {path.parent}")
-    if path.is_file() and path.stat().st_size and not _holds_rows(path):
-        raise UsageError(f"--json {path}: it exists and does not hold a bench's rows; give another name")
+    if path.is_file() and path.stat().st_size and not _is_of(path, mark):
+        raise UsageError(f"--json {path}: it exists and does not hold {wanted}; give another name")
 
 
-def _holds_rows(path: Path) -> bool:
+def _is_of(path: Path, mark: str) -> bool:
     try:
         rows = json.loads(path.read_text())
     except (OSError, ValueError):
         return False
-    return isinstance(rows, list) and all(isinstance(row, dict) and "bench" in row for row in rows)
+    return isinstance(rows, list) and all(isinstance(row, dict) and mark in row for row in rows)

@@ -2,6 +2,6 @@
 
 from hpcasync.launch.command import command
 from hpcasync.launch.execute import execute
-from hpcasync.launch.launcher import Launcher, LauncherName, find_launcher
+from hpcasync.launch.launcher import Binding, Launcher, LauncherName, find_launcher
 
-__all__ = ["Launcher", "LauncherName", "command", "execute", "find_launcher"]
+__all__ = ["Binding", "Launcher", "LauncherName", "command", "execute", "find_launcher"]

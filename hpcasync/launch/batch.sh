@@ -13,6 +13,7 @@
 #   HPCASYNC_PYTHON    the Python to run (default: $HPCASYNC_HOME/.venv/bin/python if there, else python3)
 #   HPCASYNC_SITE      shell file with the site's lines: module load, export (default: none)
 #   HPCASYNC_LAUNCHER  mpirun, mpiexec, srun-pmix or srun-pmi2 (default: mpirun)
+#   HPCASYNC_BINDING   core or none: bind every rank to a core, or do not (default: auto, if they all fit)
 #   HPCASYNC_RESULTS   folder of the runs' folders (default: results)
 #   HPCASYNC_NAME      name of the run's folder (default: the job file's name and the job's id); give that of an earlier
 #                      job to go on with its run
@@ -114,7 +115,7 @@ batch_run() {
     batch_stopped=${batch_stopped:-85}
     return 85
   fi
-  "$HPCASYNC_PYTHON" -m hpcasync.cli run --launcher "$HPCASYNC_LAUNCHER" "$job" \
+  "$HPCASYNC_PYTHON" -m hpcasync.cli run --launcher "$HPCASYNC_LAUNCHER" --binding "${HPCASYNC_BINDING:-auto}" "$job" \
     --threads "${SLURM_CPUS_PER_TASK:-1}" --results "$HPCASYNC_RESULTS" --name "$name" --resume "$@" &
   batch_wait $! && code=0 || code=$?
   if ((code == 0)) && [[ ! -e $folder/DONE ]]; then

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hpcasync.launch.launcher import Launcher
+from hpcasync.launch.launcher import Binding, Launcher
 
 _DEAF = [sys.executable, "-ES", str(Path(__file__).with_name("deaf.py"))]
 
@@ -23,6 +23,7 @@ def command(
     survivable: bool = False,
     apart: bool = False,
     nodes: int | None = None,
+    binding: Binding = "auto",
 ) -> list[str]:
     """The argv that starts ``program`` on ``ranks`` ranks of ``threads`` threads each.
 
@@ -33,9 +34,11 @@ def command(
         environment: variables for the ranks, also for those on other nodes.
         survivable: when a rank dies, the launcher lets the others go on. MPICH's and Slurm's cannot.
         apart: one rank per node; none is bound.
+        binding: core or none: bind ranks, or do not, whether they fit or not.
         nodes: of the Slurm allocation that the ranks are spread over, each with as many ``cores``; None outside of one.
     """
     fits = -(-ranks // (nodes or 1)) * threads <= cores and not apart
+    bound = fits if binding == "auto" else binding == "core"
     variables = {"OMP_NUM_THREADS": str(threads), **environment}
     first: list[str] = []
     if launcher.family == "Open MPI":
@@ -53,15 +56,15 @@ def command(
         first += [f"--mpi={launcher.pmi}"]
         variables |= {"PMIX_MCA_psec": "native"} if launcher.pmi == "pmix" else {}  # Slurm's PMIx may want munge's
         build = _srun
-    words = [str(launcher.path), *first, *build(ranks, threads, fits, root, variables), *program]
+    words = [str(launcher.path), *first, *build(ranks, threads, bound, root, variables), *program]
     return words if nodes is None else [*_DEAF, "TERM", *words]
 
 
-def _open_mpi(ranks: int, threads: int, fits: bool, root: bool, variables: Mapping[str, str]) -> list[str]:
+def _open_mpi(ranks: int, threads: int, bound: bool, root: bool, variables: Mapping[str, str]) -> list[str]:
     words = ["--allow-run-as-root"] if root else []
     words += ["-n", str(ranks)]
     words += ["--mca", "osc", "^ucx"]  # it announces its priority on stderr, once per window
-    if fits:
+    if bound:
         words += ["--map-by", f"slot:PE={threads}", "--bind-to", "core"]
     else:
         words += ["--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"]
@@ -70,17 +73,17 @@ def _open_mpi(ranks: int, threads: int, fits: bool, root: bool, variables: Mappi
     return words
 
 
-def _mpich(ranks: int, threads: int, fits: bool, root: bool, variables: Mapping[str, str]) -> list[str]:
-    words = ["-n", str(ranks), "-bind-to", f"core:{threads}" if fits else "none"]
-    if not fits:
+def _mpich(ranks: int, threads: int, bound: bool, root: bool, variables: Mapping[str, str]) -> list[str]:
+    words = ["-n", str(ranks), "-bind-to", f"core:{threads}" if bound else "none"]
+    if not bound:
         words += ["-genv", "MPIR_CVAR_ENABLE_HEAVY_YIELD", "1"]
     for name, value in variables.items():
         words += ["-genv", name, value]
     return words
 
 
-def _srun(ranks: int, threads: int, fits: bool, root: bool, variables: Mapping[str, str]) -> list[str]:
+def _srun(ranks: int, threads: int, bound: bool, root: bool, variables: Mapping[str, str]) -> list[str]:
     """srun takes over neither -c nor, after sbatch --export=NONE, the environment of the batch script."""
-    words = ["-n", str(ranks), "-c", str(threads), "--cpu-bind=cores" if fits else "--cpu-bind=none"]
+    words = ["-n", str(ranks), "-c", str(threads), "--cpu-bind=cores" if bound else "--cpu-bind=none"]
     words += ["--kill-on-bad-exit=1"]
     return [*words, ",".join(["--export=ALL", *(f"{name}={value}" for name, value in variables.items())])]

@@ -22,6 +22,7 @@ _SIGNATURES: dict[str, Literal["Open MPI", "MPICH"]] = {
 
 
 LauncherName = Literal["mpirun", "mpiexec", "srun-pmix", "srun-pmi2"]
+Binding = Literal["auto", "core", "none"]
 
 
 @dataclass(frozen=True)
