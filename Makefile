@@ -2,6 +2,10 @@ PYTHON ?= python3
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STRATEGIES = sync stale eager hogwild downpour
 DEMO = results/demo
+# What averages 4 gradients takes a step 4 times as long as what adds up 4 updates.
+AVERAGING = sync stale eager backup easgd sgp local_sgd
+ADDING = downpour ringmaster
+ALGORITHMS = results/algorithms
 
 # One thread per rank, and 4 ranks on any number of cores: an idle rank yields its core.
 export OMP_NUM_THREADS = 1
@@ -15,10 +19,10 @@ HOROVOD_TESTS = -m pytest -q --color=no -p no:cacheprovider -m 'mpi or horovod' 
   tests/test_horovod.py tests/test_world.py tests/test_strategies.py tests/test_aggregation.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint horovod clean
+.PHONY: help demo test lint horovod algorithms clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r goal text; do printf '  make %-7s %s\n' "$$goal" "$$text"; done
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r goal text; do printf '  make %-10s %s\n' "$$goal" "$$text"; done
 
 demo: .venv/ready ## Train with every strategy on 4 local ranks, one of them 4 times slower, and compare them
 	@if [ -e $(DEMO) ] && [ ! -e $(DEMO)/.demo ]; then echo "make: $(DEMO) was not made by the demo; move it away first" >&2; exit 2; fi
@@ -45,6 +49,16 @@ lint: .venv/ready ## Check style, types and shell scripts
 	.venv/bin/shellcheck -x .ci/* $$(find . -path './.venv*' -prune -o \( -name '*.sh' -o -name '*.sbatch' \) -print)
 
 horovod: .venv/horovod ## Build Horovod, for --world horovod: a few minutes the first time; needs g++ and make
+
+algorithms: .venv/ready ## Compare all strategies on simulated ranks, and some on 4 real ones: half an hour, into results/algorithms
+	@rm -rf $(ALGORITHMS)/real
+	@.venv/bin/hpcasync compare --output $(ALGORITHMS)
+	@set -e; for case in none "--slow 3:4" "--jitter exponential"; do for strategy in $(AVERAGING) $(ADDING); do \
+	  lr=0.1; case " $(AVERAGING) " in *" $$strategy "*) lr=0.4 ;; esac; \
+	  name=$$(echo "$$strategy $${case#none}" | sed 's/ $$//; s/[^a-z0-9_]\{1,\}/-/g'); options=$${case#none}; \
+	  .venv/bin/hpcasync run -n 4 $$options --step-seconds 0.02 jobs/image_classification.py --strategy $$strategy --lr $$lr \
+	    --target 0.975 --seconds 25 --evaluate-every 10 --results $(ALGORITHMS)/real --name $$name; done; done
+	@.venv/bin/hpcasync report $(ALGORITHMS)/real --output $(ALGORITHMS)/real/report.html
 
 clean: ## Remove what make has built; results/ stays
 	rm -rf .venv .venv-mpich .build build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -134,6 +134,20 @@ def simulate(words: Sequence[str]) -> int:
     return simulating(words)
 
 
+def strategies(words: Sequence[str]) -> int:
+    """What every strategy does and takes, and which one fits which disease."""
+    from hpcasync.guide import strategies as telling  # PyTorch takes a second to import
+
+    return telling(words)
+
+
+def compare(words: Sequence[str]) -> int:
+    """Simulate every strategy under the same disturbances: time to one loss, as a table and a plot."""
+    from hpcasync.simulate.compare import compare as comparing  # PyTorch takes a second to import
+
+    return comparing(words)
+
+
 def replay(words: Sequence[str]) -> int:
     """Repeat a run that was made with --trace, on simulated ranks and the same way every time."""
     from hpcasync.simulate.replay import replay as repeat
@@ -185,7 +199,9 @@ VERBS = {
     ),
     "doctor": Verb(doctor, "hpcasync doctor -n 4 --json doctor.json"),
     "report": Verb(report, "hpcasync report results/ --output report.html"),
+    "strategies": Verb(strategies, "hpcasync strategies ringmaster"),
     "simulate": Verb(simulate, "hpcasync simulate --ranks 100 --compute sqrt --strategy downpour --until 0.01"),
+    "compare": Verb(compare, "hpcasync compare --only sync backup ringmaster"),
     "replay": Verb(replay, "hpcasync replay results/image_classification-downpour-20260101-120000"),
     "bench": Verb(bench, "hpcasync bench straggler --ranks 4 --peers horovod,ddp"),
 }

@@ -21,7 +21,7 @@ LAYERS = (
     ("mpi", "sim", "horovod", "faults", "trace", "compression"),
     ("strategies",),
     ("data", "models", "arguments", "launch"),
-    ("run", "report"),
+    ("run", "report", "guide"),
     ("bench",),
     ("simulate", "doctor"),
     ("cli",),

@@ -148,6 +148,34 @@ def test_moniqua_misreads_a_neighbour_that_is_too_far_away():
     assert abs(moniqua.decode(moniqua.encode(x), torch.tensor([0.0])) - x) > 1
 
 
+@pytest.mark.parametrize("theta", [0.5, 8.0])
+def test_gossip_through_moniqua_keeps_the_sum_and_comes_within_its_error_of_the_mean(ranks, theta):
+    """Without gradients: rank r begins at r / 8, so neighbours differ by less than 1/2 for up to 4 ranks."""
+
+    def main(world: World):
+        replica = Replica(torch.nn.Linear(30, 10).double())
+        optimizer = torch.optim.SGD(replica.parameters(), lr=1.0)
+        strategy = parse_strategy(["dpsgd", "peers=exponential"], f"moniqua:{theta}").build(replica, world, optimizer)
+        with torch.no_grad():
+            replica.params.fill_(world.rank / 8)
+        world.barrier()
+        before = getattr(world, "sent_bytes", 0)  # MPI does not tell
+        for _ in range(12):
+            strategy.step()
+        sent = getattr(world, "sent_bytes", 0) - before
+        mean = (world.size - 1) / 16
+        assert (replica.params - mean).abs().max() <= 2 * Moniqua(theta).error + 1e-12
+        total = replica.params.detach().clone()
+        world.allreduce(total)
+        assert torch.allclose(total, torch.full_like(total, world.size * mean), rtol=0, atol=1e-12)
+        strategy.drain()
+        return sent
+
+    elements, counts, neighbours = 310, 3, 2
+    for sent in ranks(main):
+        assert sent <= 12 * neighbours * (elements + 8 * 2 * counts)  # a byte per element; 8 in plain float64
+
+
 def trained(words: str, compress: str | None, world: World, steps: int, loss=digits_loss, model=None, lr=0.05):
     model = model or classifier()
     replica = Replica(model)
@@ -169,6 +197,7 @@ def trained(words: str, compress: str | None, world: World, steps: int, loss=dig
         ("downpour", "sign"),
         ("local_sgd period=3", "int8"),
         ("cocod period=4 delay=4", "powersgd:2"),
+        ("dpsgd", "moniqua:0.5"),
     ],
 )
 def test_learns_digits_compressed(words, compress):
@@ -344,11 +373,12 @@ def test_downpour_pushes_small_letters(name):
         assert sent >= 3 * 4 * ((N * M + B) // 4)
 
 
-@pytest.mark.parametrize("words", [*STRATEGIES, "downpour", "streaming_diloco period=4 fragments=2 delay=2"])
+@pytest.mark.parametrize("words", [*STRATEGIES, "downpour", "streaming_diloco period=4 fragments=2 delay=2", "dpsgd"])
 @pytest.mark.parametrize("name", ["topk:0.1", "powersgd:2"])
 def test_a_restored_strategy_goes_on_identically(words, name):
-    if words == "downpour" and name == "powersgd:2":
+    if words in ("downpour", "dpsgd") and name == "powersgd:2":
         return
+    name = "moniqua:0.5" if words == "dpsgd" else name
 
     def build(world: World):
         model = classifier()
@@ -388,6 +418,10 @@ def test_a_restored_strategy_goes_on_identically(words, name):
         ("sync", "topk:0", "--compress topk:0: '0' is no share of the elements; write for example topk:0.01"),
         ("sync", "topk:x", "--compress topk:x: 'x' is no share of the elements"),
         ("sync", "powersgd:0", "--compress powersgd:0: '0' is no rank; write for example powersgd:2"),
+        ("dpsgd", "moniqua:0", "--compress moniqua:0: '0' is no bound on what two neighbours differ by; write for"),
+        ("dpsgd", "moniqua:x", "--compress moniqua:x: 'x' is no bound on what two neighbours differ by"),
+        ("dpsgd", "int8", "--compress int8: strategy dpsgd takes moniqua"),
+        ("sync", "moniqua:1", "--compress moniqua:1: strategy sync takes fp16, bf16, int8, sign, topk, powersgd"),
         ("hogwild", "int8", "--compress int8: strategy hogwild sends nothing compressed; these can: sync, "),
         ("downpour", "powersgd:2", "--compress powersgd:2: strategy downpour takes fp16, bf16, int8, sign, topk"),
     ],

@@ -20,21 +20,25 @@ __all__ = ["CODECS", "Codec", "Compression", "ErrorFeedback", "Moniqua", "parse_
 
 CODECS: tuple[str, ...] = ("fp16", "bf16", "int8", "sign", "topk", "powersgd")
 
-KNOWN = "fp16, bf16, int8, sign, topk:SHARE, powersgd:RANK"
+KNOWN = "fp16, bf16, int8, sign, topk:SHARE, powersgd:RANK, moniqua:THETA"
 _PLAIN: dict[str, Codec] = {"fp16": Half(torch.float16), "bf16": Half(torch.bfloat16), "int8": Int8(), "sign": Sign()}
 
 
 @dataclass(frozen=True)
 class Compression:
-    """How messages are made smaller: by a codec of vectors, or by the products of PowerSGD of the given rank."""
+    """How messages are made smaller: by a codec of vectors, by PowerSGD's products of the given rank, or by Moniqua.
+
+    Moniqua's reader needs to know roughly what comes, so it is for gossip alone.
+    """
 
     text: str
     codec: Codec | None = None
     rank: int = 0
+    moniqua: Moniqua | None = None
 
     @property
     def name(self) -> str:
-        """One of ``CODECS``."""
+        """One of ``CODECS``, or moniqua."""
         return self.text.partition(":")[0]
 
     def reduction(self, layouts: Sequence[Layout], ranks: int) -> Reduction:
@@ -61,7 +65,17 @@ def parse_compression(text: str) -> Compression:
         if not (value.isascii() and value.isdigit() and int(value)):
             raise UsageError(f"--compress {text}: {value!r} is no rank; write for example powersgd:2")
         return Compression(text, rank=int(value))
+    if name == "moniqua" and colon:
+        return Compression(text, moniqua=_moniqua(text, value))
     raise UsageError(f"--compress {text}: the known ones are {KNOWN}")
+
+
+def _moniqua(text: str, value: str) -> Moniqua:
+    try:
+        return Moniqua(float(value))
+    except (ValueError, UsageError):
+        complaint = f"{value!r} is no bound on what two neighbours differ by; write for example moniqua:0.5"
+        raise UsageError(f"--compress {text}: {complaint}") from None
 
 
 def _share(text: str, value: str) -> float:

@@ -25,7 +25,7 @@ class Options:
     strategy: Annotated[tuple[str, ...], arg(metavar="NAME [K=V ...]")] = ("sync",)
     """The strategy and its hyperparameters, e.g. downpour pull=4 bound=8."""
     compress: Annotated[str | None, arg(metavar="CODEC", help_behavior_hint="")] = None
-    """Send less: fp16, bf16, int8, sign, topk:SHARE or powersgd:RANK, under error feedback; default: as it is."""
+    """Send less: fp16, bf16, int8, sign, topk:SHARE or powersgd:RANK, under error feedback; dpsgd: moniqua:THETA."""
     world: Literal["mpi", "sim", "horovod"] = "mpi"
     """Real ranks over MPI, simulated ranks on a virtual clock, or Horovod's collectives."""
     ranks: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None

@@ -135,8 +135,10 @@ class Trial:
         with np.errstate(all="ignore"):  # what diverges is found out below
             while True:
                 gradient = problem.gradient(model.x.detach().numpy(), world.rank, rng)
+                world.computed(
+                    0.0
+                )  # before backward(), inside which some strategies send what took this time to compute
                 model.x.backward(torch.from_numpy(gradient))  # type: ignore[no-untyped-call]
-                world.computed(0.0)
                 self._check_time(world)
                 strategy.step()
                 self._check_time(world)

@@ -1,0 +1,116 @@
+"""``hpcasync compare``: the time to one loss of every strategy, each with its best step size, on simulated ranks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from tyro.conf import arg
+
+from hpcasync.arguments import parse
+from hpcasync.bench.rows import Row, Sample, make_rows
+from hpcasync.bench.rows_file import check_replaceable, write_rows
+from hpcasync.errors import UsageError
+from hpcasync.simulate.cases import CASES, LEFT_OUT, OPTIONS, Case
+from hpcasync.simulate.family_plot import draw
+from hpcasync.simulate.family_table import BENCH, METRIC, RATE, markdown, terminal
+from hpcasync.simulate.learning_rate import best_rate
+from hpcasync.simulate.result import missed_why
+from hpcasync.simulate.trial import Outcome, Setting, Trial
+from hpcasync.strategies import STRATEGIES, parse_strategy
+
+EXAMPLES = """\
+hpcasync compare
+hpcasync compare --output results/mine --only sync backup ringmaster --ranks 64"""
+
+
+@dataclass(kw_only=True)
+class Options:
+    """What is compared."""
+
+    output: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Where rows, table and plot go (default: nowhere, the table is shown)."""
+    only: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...", help_behavior_hint="")] = None
+    """These strategies (default: all but halos and those that update one neuron per step)."""
+    ranks: int = 8
+    """How many simulated ranks."""
+    seeds: int = 3
+    """Trainings with the step size that the first of them is fastest with; the median counts."""
+
+    def resolve(self) -> None:
+        """Check every value.
+
+        Raises:
+            UsageError: a value that cannot be used.
+        """
+        for name in ("ranks", "seeds"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name} {getattr(self, name)}: it must be 1 or more")
+        for name in self.only or ():
+            parse_strategy([name])
+        if self.output is not None:
+            if not self.output.is_dir():
+                raise UsageError(f"--output {self.output} is not a folder; make it first")
+            check_replaceable(self.output / "simulated.json")
+
+
+def compare(words: Sequence[str]) -> int:
+    """Compare what ``words`` ask for. 0; 130 when interrupted, with what had been measured until then.
+
+    Raises:
+        UsageError: an option that cannot be used.
+    """
+    cases = "\n".join(f"  {case.name}: {case.told}" for case in CASES)
+    purpose = f"{__doc__}\n\nThe cases, as hpcasync simulate has them:\n{cases}"
+    options = parse(Options, words, prog="hpcasync compare", description=f"{purpose}\n\n{EXAMPLES}")
+    options.resolve()
+    samples: list[Sample] = []
+    names = options.only or tuple(name for name in STRATEGIES if name not in LEFT_OUT)
+    code = 0
+    try:
+        for number, name in enumerate(names, start=1):
+            words_of = f"{name} {OPTIONS.get(name, '')}".strip()
+            print(f"{number} of {len(names)}: {words_of}", file=sys.stderr, flush=True)
+            for case in CASES:
+                samples += measure(case, words_of, options)
+    except KeyboardInterrupt:
+        code = 130
+    if samples:
+        _show(make_rows(BENCH, samples, {}), options.output)
+    return code
+
+
+def measure(case: Case, words: str, options: Options) -> Iterator[Sample]:
+    """The seconds to the tolerance with the best step size, a sample per seed; and that step size times L."""
+    setting = case.setting(words, options.ranks)
+
+    def attempt(lr: float, seconds: float) -> Outcome:
+        return _train(setting.within(seconds), lr)
+
+    lr, tried = best_rate(attempt, setting.problem.smoothness, setting.seconds)
+    reached = tried[lr].seconds_to_tolerance is not None
+    yield Sample(case.name, words, RATE, "1/L", 0, lr * setting.problem.smoothness)
+    for seed in range(options.seeds if reached else 1):
+        outcome = _train(replace(setting, seed=seed), lr) if seed else tried[lr]
+        seconds = outcome.seconds_to_tolerance
+        missed = None if seconds is not None else missed_why(setting, outcome)
+        yield Sample(case.name, words, METRIC, "s", seed, seconds, missed)
+
+
+def _train(setting: Setting, lr: float) -> Outcome:
+    return Trial(setting, lr, lambda *_: None).run()
+
+
+def _show(rows: Sequence[Row], folder: Path | None) -> None:
+    console = Console() if sys.stdout.isatty() else Console(width=150)
+    console.print(terminal(rows))
+    if folder is None:
+        return
+    write_rows(folder / "simulated.json", rows)
+    (folder / "simulated.md").write_text(markdown(rows))
+    (folder / "simulated.svg").write_text(draw(rows))
+    print(f"{folder}: simulated.json, simulated.md, simulated.svg")

@@ -1,0 +1,101 @@
+"""hpcasync compare: what it measures, shows and leaves behind, on a small problem."""
+
+from __future__ import annotations
+
+import json
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from hpcasync.arguments import parse
+from hpcasync.errors import UsageError
+from hpcasync.simulate import cases, compare
+from hpcasync.simulate.cases import CASES, OPTIONS, Case
+from hpcasync.simulate.family_table import told
+from hpcasync.simulate.main import Options as SimulateOptions
+from hpcasync.simulate.problems import Tridiagonal
+from hpcasync.strategies import STRATEGIES, parse_strategy
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Three quick cases: equal ranks, a slow one, and a step size too small to be found in the time that there is."""
+    quick = tuple(Case(case.name, case.told, lambda ranks: Tridiagonal(4), case.law) for case in CASES[:2])
+    hopeless = Case("hopeless", "", lambda ranks: Tridiagonal(50), CASES[0].law, seconds=2.0)
+    monkeypatch.setattr(compare, "CASES", (*quick, hopeless))
+    monkeypatch.setattr(cases, "UNTIL", 1e-3)
+
+
+def test_a_slow_rank_costs_sync_its_factor_and_hogwild_little(small, tmp_path, capsys):
+    assert (
+        compare.compare(["--output", str(tmp_path), "--only", "sync", "hogwild", "--ranks", "3", "--seeds", "2"]) == 0
+    )
+    rows = json.loads((tmp_path / "simulated.json").read_text())
+    times = {(row["subject"], row["case"]): row for row in rows if row["metric"] == "seconds_to_tolerance"}
+    equal, slow = (times["sync", case]["value"] for case in ("no straggler", "one slow rank"))
+    assert slow == pytest.approx(10 * equal)
+    assert len(times["sync", "no straggler"]["runs"]) == 2
+    assert times["hogwild", "one slow rank"]["value"] < slow / 3
+    assert times["sync", "hopeless"]["value"] is None
+    assert "not reached within 2.00 s" in times["sync", "hopeless"]["error"]
+    rates = [row for row in rows if row["metric"] == "learning_rate_times_smoothness"]
+    assert len(rates) == 6
+    assert all(0 < row["value"] < 4 for row in rates)
+    told = (tmp_path / "simulated.md").read_text()
+    assert re.search(r"^\| allreduce \| `sync` \| [*\d.]+ \| [*\d.]+ \| never \|$", told, re.MULTILINE)
+    assert told.count("**") == 4  # the best of each of two columns
+    plot = (tmp_path / "simulated.svg").read_text()
+    assert ElementTree.fromstring(plot).tag.endswith("svg")
+    assert all(word in plot for word in ("sync", "hogwild", "no straggler", "shared memory"))
+    assert "one slow rank" in capsys.readouterr().out
+
+
+def test_what_a_cell_says():
+    row = compare.make_rows("compare", [compare.Sample("c", "s", "m", "s", 0, 2.0)], {})[0]
+    failed = compare.make_rows("compare", [compare.Sample("c", "s", "m", "s", 0, None, "diverged after 1 s")], {})[0]
+    some = [compare.Sample("c", "s", "m", "s", 0, 2.0), compare.Sample("c", "s", "m", "s", 1, None, "not reached")]
+    assert [told(each) for each in (None, row, failed)] == ["–", "2.00", "diverged"]
+    assert told(compare.make_rows("compare", some, {})[0]) == "~2.00"
+
+
+def test_the_cases_are_what_simulate_takes():
+    for case in CASES:
+        options = parse(SimulateOptions, case.told.split(), prog="hpcasync simulate")
+        options.resolve()
+        setting, mine = options.setting(None), case.setting("sync", 4)
+        assert (setting.law, setting.alpha, setting.beta) == (mine.law, mine.alpha, mine.beta)
+        assert setting.problem.gap(mine.problem.start + 1) == mine.problem.gap(mine.problem.start + 1)
+    for name, options in OPTIONS.items():
+        parse_strategy([name, *options.split()])
+    assert OPTIONS.keys() <= STRATEGIES.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--ranks 0", "--ranks 0: it must be 1 or more"),
+        ("--seeds 0", "--seeds 0: it must be 1 or more"),
+        ("--only magic", "unknown strategy 'magic'"),
+        ("--output nowhere", "--output nowhere is not a folder; make it first"),
+        ("--rank 3", "unknown option --rank"),
+    ],
+)
+def test_mistakes(words, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        compare.compare(words.split())
+
+
+def test_an_interrupt_keeps_what_was_measured(small, monkeypatch, tmp_path):
+    measure = compare.measure
+
+    def interrupted(case, words, options):
+        if words == "hogwild":
+            raise KeyboardInterrupt
+        return measure(case, words, options)
+
+    monkeypatch.setattr(compare, "measure", interrupted)
+    assert compare.compare(["--output", str(tmp_path), "--only", "sync", "hogwild", "--seeds", "1"]) == 130
+    assert {row["subject"] for row in json.loads((tmp_path / "simulated.json").read_text())} == {"sync"}
+    monkeypatch.setattr(compare, "CASES", ())
+    assert compare.compare(["--only", "hogwild"]) == 0

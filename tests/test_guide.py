@@ -1,0 +1,72 @@
+"""hpcasync strategies: the table, one strategy in full, the guide; and the README says the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hpcasync import cli, guide
+from hpcasync.errors import UsageError
+from hpcasync.strategies import FAMILIES, STRATEGIES
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_table_has_every_strategy_its_options_and_its_papers(capsys):
+    assert guide.strategies([]) == 0
+    told = capsys.readouterr().out
+    for name in STRATEGIES:
+        assert re.search(rf"^ *{name} ", told, re.MULTILINE)
+    assert "push=1 pull=1 bound=inf" in told
+    assert "arXiv 1604.00981" in told
+    for family in FAMILIES:
+        assert family.name in told
+    for advice in guide.ADVICE:
+        assert advice.disease in told
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_in_full_has_its_equation_options_and_papers(name):
+    text, entry = guide.in_full(name), STRATEGIES[name]
+    assert text.startswith(f"{name}: {entry.summary}")
+    assert re.search(r"^ {4}.*(<-|=)", text, re.MULTILINE)
+    for option, default in entry.hyperparameters().items():
+        assert f"{option}={default}" in text
+    assert guide.papers(entry) in text
+
+
+def test_a_policy_is_explained_where_it_makes_the_algorithm():
+    assert "x <- x - gamma g if delay < threshold" in guide.in_full("ringmaster")
+    assert "--compress: fp16, bf16, int8, sign, topk, powersgd" in guide.in_full("sync")
+
+
+def test_the_readme_has_the_same_guide_and_the_same_papers():
+    assert guide.markdown() in README, "README.md: put hpcasync.guide.markdown() into the guide's section"
+    for name, entry in STRATEGIES.items():
+        row = next(line for line in README.splitlines() if line.startswith(f"| `{name}` |"))
+        for paper in entry.papers.split("; "):
+            assert set(re.findall(r"[\w.]+", paper)) <= set(re.findall(r"[\w.]+", row)), f"{name}: {paper}"
+
+
+def test_advice_names_what_there_is():
+    diseases = [advice.disease for advice in guide.ADVICE]
+    assert len(set(diseases)) == len(diseases) >= 5
+    assert all(set(advice.take) <= STRATEGIES.keys() for advice in guide.ADVICE)
+
+
+def test_an_unknown_strategy_is_told_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["hpcasync", "strategies", "magic"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    told = capsys.readouterr().err
+    assert end.value.code == 2
+    assert told.startswith("hpcasync: error: unknown strategy 'magic'; the known ones are sync, ")
+    with pytest.raises(UsageError, match="unknown option --two"):
+        guide.strategies(["sync", "--two"])
+
+
+def test_several_are_shown_one_after_the_other(capsys):
+    assert guide.strategies(["sync", "stale"]) == 0
+    assert re.findall(r"^(\w+): ", capsys.readouterr().out, re.MULTILINE)[:1] == ["sync"]
