@@ -113,11 +113,32 @@ def doctor(words: Sequence[str]) -> int:
 
 def report(words: Sequence[str]) -> int:
     """Print a table of the runs and write a page about them."""
-    from hpcasync import report as reporting  # the plots' libraries take a second to import
+    from hpcasync.report.main import report as write_report  # the plots' libraries take a second to import
 
     arguments = parse(ReportArguments, words, prog="hpcasync report", description=report.__doc__ or "")
-    print(f"page: {reporting.report(arguments.paths, arguments.output, arguments.figures)}")
+    print(f"page: {write_report(arguments.paths, arguments.output, arguments.figures)}")
     return 0
+
+
+def sweep(words: Sequence[str]) -> int:
+    """Search for the best options of a job, by any number of workers side by side."""
+    from hpcasync.sweep.main import main as sweeping  # PyTorch takes a second to import
+
+    return sweeping(words)
+
+
+def status(words: Sequence[str]) -> int:
+    """Print a line per run: how far it is, how fast, who lags behind, and what Slurm says."""
+    from hpcasync.status.main import status as telling
+
+    return telling(words)
+
+
+def watch(words: Sequence[str]) -> int:
+    """Show one run while it goes on: progress, loss, and every rank's rate, staleness and waiting."""
+    from hpcasync.status.watch import watch as watching
+
+    return watching(words)
 
 
 def bench(words: Sequence[str]) -> int:
@@ -200,6 +221,9 @@ VERBS = {
     "doctor": Verb(doctor, "hpcasync doctor -n 4 --json doctor.json"),
     "report": Verb(report, "hpcasync report results/ --output report.html"),
     "strategies": Verb(strategies, "hpcasync strategies ringmaster"),
+    "status": Verb(status, "hpcasync status results/"),
+    "watch": Verb(watch, "hpcasync watch results/image_classification-downpour-20260101-120000"),
+    "sweep": Verb(sweep, "hpcasync sweep -n 4 lr.toml jobs/image_classification.py --target 0.97 --seconds 60"),
     "simulate": Verb(simulate, "hpcasync simulate --ranks 100 --compute sqrt --strategy downpour --until 0.01"),
     "compare": Verb(compare, "hpcasync compare --only sync backup ringmaster"),
     "replay": Verb(replay, "hpcasync replay results/image_classification-downpour-20260101-120000"),

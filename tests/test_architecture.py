@@ -20,9 +20,9 @@ LAYERS = (
     ("clock", "replica", "staleness", "reduction", "aggregation", "topology", "partial"),
     ("mpi", "sim", "horovod", "faults", "trace", "compression"),
     ("strategies",),
-    ("data", "models", "arguments", "launch"),
+    ("data", "models", "arguments", "launch", "json_file"),
     ("run", "report", "guide"),
-    ("bench",),
+    ("bench", "status", "sweep"),
     ("simulate", "doctor"),
     ("cli",),
 )

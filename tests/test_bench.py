@@ -24,7 +24,7 @@ from hpcasync.bench.options import counts, names
 from hpcasync.bench.plot import draw
 from hpcasync.bench.rank import MEASURES
 from hpcasync.bench.rows import Row, Sample, make_rows
-from hpcasync.bench.rows_file import check_replaceable
+from hpcasync.bench.rows_file import check_rows
 from hpcasync.bench.table import lines, markdown
 from hpcasync.bench.trainers import Ours
 from hpcasync.bench.workloads import WORKLOADS
@@ -226,11 +226,11 @@ def test_only_a_benchs_rows_are_replaced(tmp_path: Path) -> None:
     empty.touch()
     other.write_text("my thesis")
     for usable in (rows, empty, tmp_path / "new.json"):
-        check_replaceable(usable)
+        check_rows(usable)
     with pytest.raises(UsageError, match="does not hold a bench's rows"):
-        check_replaceable(other)
+        check_rows(other)
     with pytest.raises(UsageError, match="is a folder"):
-        check_replaceable(tmp_path)
+        check_rows(tmp_path)
 
 
 @pytest.mark.parametrize(

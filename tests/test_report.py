@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from hpcasync.errors import UsageError
-from hpcasync.report import plot, report
+from hpcasync.report import plot
 from hpcasync.report.groups import settings
 from hpcasync.report.html import page, tag, verdict
+from hpcasync.report.main import report
 from hpcasync.report.plot import CURVE_POINTS
 from hpcasync.report.read import find_runs, read_metrics, read_run
 from hpcasync.report.statistics import Ratio, Value, decimate, moving_median, ratio, spread

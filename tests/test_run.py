@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from hpcasync.errors import UsageError
+from hpcasync.json_file import finite
 from hpcasync.launch.execute import REQUEUE
 from hpcasync.run import Options, main
 from hpcasync.run.gather import broadcast_text, first_failure, gather_text
-from hpcasync.run.metrics import Totals, finite, summarize
+from hpcasync.run.metrics import Totals, summarize
 from hpcasync.run.record import Record, create_folder, mark_failed
 from hpcasync.world import World
 from tests import tiny_job

@@ -18,10 +18,10 @@ from hpcasync.bench.plot import draw
 from hpcasync.bench.rows import Row
 from hpcasync.bench.rows_file import write_rows
 from hpcasync.bench.table import markdown
+from hpcasync.json_file import finite, write_json
 from hpcasync.launch import environment
 from hpcasync.run import provenance
-from hpcasync.run.metrics import finite
-from hpcasync.run.record import create_folder, timestamp, write_json
+from hpcasync.run.record import create_folder, timestamp
 
 SCHEMA = "hpcasync.bench/1"
 

@@ -14,19 +14,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rich.console import Console
-
 from hpcasync.arguments import parse
 from hpcasync.bench.benches import BENCHES
 from hpcasync.bench.folder import Folder
 from hpcasync.bench.launches import Launch, LaunchError, perform, require_peer
 from hpcasync.bench.options import Options
 from hpcasync.bench.rows import Sample, make_rows
-from hpcasync.bench.rows_file import check_replaceable
-from hpcasync.bench.table import PLAIN_COLUMNS, terminal
+from hpcasync.bench.rows_file import check_rows
+from hpcasync.bench.table import terminal
 from hpcasync.errors import UsageError
 from hpcasync.launch import Launcher, find_launcher
-from hpcasync.report.table import significant
+from hpcasync.report.table import console, significant
 
 
 def bench(words: Sequence[str]) -> int:
@@ -47,7 +45,7 @@ def bench(words: Sequence[str]) -> int:
     for peer in options.chosen_peers():
         require_peer(peer)
     if options.json is not None:
-        check_replaceable(options.json)
+        check_rows(options.json)
     launcher = find_launcher()
     folder = Folder(options.results, options.name, shlex.join(["hpcasync", "bench", *words]))
     samples, interrupted = _measure(plan, repeats, launcher, folder)
@@ -116,8 +114,7 @@ def _outcome(entries: Sequence[dict[str, Any]], error: str | None) -> str:
 def _show(options: Options, samples: Sequence[Sample], folder: Folder) -> None:
     rows = make_rows(options.name, samples, options.references)
     folder.finish(rows, options.json)
-    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_COLUMNS)
-    console.print(terminal(rows))
+    console().print(terminal(rows))
     print(f"results: {folder.path}")
 
 

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
 from hpcasync.bench import verbs
 from hpcasync.bench.rows import RATIO, Row
 from hpcasync.bench.training import LOCKSTEP, METRIC, NONE
 from hpcasync.report.style import LIGHT
-from hpcasync.report.svg import INK, figure
+from hpcasync.report.svg import INK, figure, save
 from hpcasync.report.table import significant
 
-PNG_DOTS_PER_INCH = 150
 MARKERS = "osD^v"
 
 
@@ -51,7 +49,7 @@ def _shares(rows: Sequence[Row], path: Path) -> None:
         axes[-1].set_xlim(0, max(1.0, widest) * 1.18)
         axes[-1].xaxis.set_major_formatter(PercentFormatter(1.0))
         axes[-1].set_xlabel("share of the samples/s without exchange")
-        _write(drawn, path)
+        save(drawn, path)
 
 
 def _cells(rows: Sequence[Row], case: str, subjects: Sequence[str]) -> list[tuple[str, Row, Row | None]]:
@@ -104,9 +102,4 @@ def _verbs(rows: Sequence[Row], path: Path) -> None:
         axes[-1].xaxis.set_major_locator(LogLocator(2))
         axes[-1].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes[-1].xaxis.set_minor_locator(NullLocator())
-        _write(drawn, path)
-
-
-def _write(drawn: Figure, path: Path) -> None:
-    for kind in ("svg", "png"):
-        drawn.savefig(path.with_suffix(f".{kind}"), dpi=PNG_DOTS_PER_INCH, facecolor="white")
+        save(drawn, path)

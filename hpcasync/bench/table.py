@@ -12,7 +12,6 @@ from hpcasync.bench.rows import RATIO, Row
 from hpcasync.report.table import ABSENT, significant
 
 LEFT = ("case", "subject", "metric", "unit", "range")
-PLAIN_COLUMNS = 200  # where output is not a terminal nobody reads it at 80 columns
 
 
 def lines(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from tyro.conf import arg
 
 from hpcasync.arguments import parse
-from hpcasync.bench.rows_file import check_replaceable
-from hpcasync.bench.table import PLAIN_COLUMNS
 from hpcasync.doctor import machine
 from hpcasync.doctor.cluster import cluster
 from hpcasync.doctor.finding import Finding
@@ -24,7 +19,9 @@ from hpcasync.doctor.ranks import ranks
 from hpcasync.doctor.software import software
 from hpcasync.doctor.storage import existing, storage
 from hpcasync.errors import UsageError
+from hpcasync.json_file import check_replaceable, write_entries
 from hpcasync.launch import LauncherName, environment
+from hpcasync.report.table import console
 
 _COLOURS = {"ok": "green", "note": "yellow", "problem": "bold red"}
 _HELP = """Look at this machine, its MPI and its cluster, measure, and say what to do about what is not right.
@@ -63,10 +60,9 @@ def doctor(words: Sequence[str]) -> int:
     if arguments.json is not None:
         check_replaceable(arguments.json, "a doctor's findings", "verdict")
     findings = look(arguments)
-    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_COLUMNS)
-    console.print(table(findings))
+    console().print(table(findings))
     if arguments.json is not None:
-        _write(arguments.json, findings)
+        write_entries(arguments.json, [finding.entry() for finding in findings])
     return int(any(finding.verdict == "problem" for finding in findings))
 
 
@@ -102,10 +98,3 @@ def table(findings: Sequence[Finding]) -> Table:
             said.append(f"\n→ {finding.advice}", style="bold")
         grid.add_row(Text(finding.verdict, style=_COLOURS[finding.verdict]), Text(finding.name), said)
     return grid
-
-
-def _write(path: Path, findings: Sequence[Finding]) -> None:
-    try:
-        path.write_text(json.dumps([finding.entry() for finding in findings], indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise UsageError(f"--json {path}: it cannot be written ({error.strerror})") from None

@@ -20,9 +20,9 @@ def split_at_job(words: Sequence[str]) -> tuple[Sequence[str], str | None, Seque
 def value_of(words: Sequence[str], option: str) -> str | None:
     """The last value of ``option`` in ``words``, given as ``--x 1`` or ``--x=1``."""
     found = None
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for i, word in enumerate(words):
         if word == option:
-            found = following
+            found = words[i + 1] if i + 1 < len(words) else None
         elif word.startswith(f"{option}="):
             found = word.partition("=")[2]
     return found

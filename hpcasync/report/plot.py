@@ -47,7 +47,7 @@ def evaluations(setting: Setting) -> str:
         _headline(axes, setting.metric)
         if setting.metric == "accuracy":
             _fit_shares(axes, [y for runs in curves.values() for _, y in runs], setting.target)
-        _label_ends(axes, ends)
+        label_ends(axes, ends)
         return render(drawn, f"evaluations {setting.title}", f"{setting.metric} against seconds, by strategy")
 
 
@@ -68,7 +68,7 @@ def losses(setting: Setting) -> str:
         scale = _fit_losses(axes, np.concatenate(smoothed))
         _seconds(axes, setting)
         _headline(axes, f"training loss{scale}")
-        _label_ends(axes, ends)
+        label_ends(axes, ends)
         return render(drawn, f"losses {setting.title}", "training loss against seconds, by strategy")
 
 
@@ -184,7 +184,7 @@ def _curves(axes: Axes, setting: Setting, group: Group, curves: Sequence[Curve])
     return [(last, _shortened(group.short), shade, marker)] if drawn else []
 
 
-def _label_ends(axes: Axes, ends: Sequence[End]) -> None:
+def label_ends(axes: Axes, ends: Sequence[End]) -> None:
     """Names the curves in the right margin, in the order of their last values, far enough apart to read."""
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     height = 0.075

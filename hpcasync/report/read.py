@@ -100,8 +100,12 @@ def _below(path: Path) -> list[Path]:
     return sorted(file.parent for pattern in ("*/run.json", "*/*/run.json") for file in path.glob(pattern))
 
 
-def read_run(folder: Path) -> RunRecord:
-    """Raises UsageError, naming the file, for a run.json that is missing, broken or of another schema."""
+def read_run(folder: Path, metrics: bool = True) -> RunRecord:
+    """The run in ``folder``; without ``metrics``, ``ranks`` is empty and no metrics file is read.
+
+    Raises:
+        UsageError: a run.json that is missing, broken or of another schema; the message names it.
+    """
     path = folder / "run.json"
     document = _read_object(path)
     if document.get("schema") != SCHEMA:
@@ -125,7 +129,7 @@ def read_run(folder: Path) -> RunRecord:
         summary=_summary(document.get("summary")),
         status=_status(folder, document),
         failure=_failure(folder / "FAILED.json"),
-        ranks=tuple(read_metrics(file) for file in files),
+        ranks=tuple(read_metrics(file) for file in files if metrics),
     )
 
 
@@ -210,24 +214,24 @@ def read_metrics(path: Path) -> Metrics:
     for index, line in enumerate(lines):
         if not line or line.isspace():
             continue
-        record = _parse(line)
+        record = parse_line(line)
         row = [number(record.get(name)) for name in COLUMNS]
         if not (math.isfinite(row[0]) and math.isfinite(row[1])):  # it does not say when
             broken.append(index)
         elif "evaluation" in record:
-            evaluations.append(Evaluation(row[0], row[1], _numbers(record["evaluation"])))
+            evaluations.append(Evaluation(row[0], row[1], numbers(record["evaluation"])))
         elif "recovered" not in record:
             rows.append(row)
     table = np.array(rows, dtype=np.float64).reshape(-1, len(COLUMNS))
     return Metrics(
-        rank=_rank(path.name),
+        rank=rank_of(path.name),
         columns={name: table[:, index] for index, name in enumerate(COLUMNS)},
         evaluations=tuple(evaluations),
         unreadable=len(broken) - (len(lines) - 1 in broken),
     )
 
 
-def _parse(line: str) -> dict[str, Any]:
+def parse_line(line: str) -> dict[str, Any]:
     """The object on a line; an empty one where there is none."""
     try:
         record = _decode(line)
@@ -236,10 +240,10 @@ def _parse(line: str) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _numbers(values: Any) -> dict[str, float]:
+def numbers(values: Any) -> dict[str, float]:
     return {str(printable(key)): number(value) for key, value in values.items()} if isinstance(values, dict) else {}
 
 
-def _rank(name: str) -> int:
+def rank_of(name: str) -> int:
     digits = name.removeprefix("metrics.rank").removesuffix(".jsonl")
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else -1

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -22,6 +23,7 @@ from hpcasync.report.style import ALONE, LIGHT
 INK = "#0a0b01"
 WIDTH_INCHES = 6.2  # 446 points: text of 12.5 points stays readable when the figure fills a telephone
 TEXT_POINTS = 12.5
+PNG_DOTS_PER_INCH = 150
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": TEXT_POINTS,
@@ -58,6 +60,12 @@ def alone(svg: str) -> str:
     """An <svg> of :func:`render` as a file of its own, which brings the colours of both schemes along."""
     opening, rest = svg.split(">", 1)
     return f"{opening}><style>{ALONE}</style>{rest}"
+
+
+def save(drawn: Figure, path: Path) -> None:
+    """Writes `path`.svg and `path`.png, with the colours that the figure was drawn in."""
+    for kind in ("svg", "png"):
+        drawn.savefig(path.with_suffix(f".{kind}"), dpi=PNG_DOTS_PER_INCH, facecolor="white")
 
 
 def render(drawn: Figure, name: str, description: str) -> str:

@@ -1,5 +1,6 @@
 """The table of a report: one row per group of runs. The same cells go to the terminal and to the page."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from hpcasync.report.groups import Group, Setting
 from hpcasync.report.read import STATUSES
 from hpcasync.report.statistics import Ratio, Spread, Value
 
+PLAIN_COLUMNS = 200  # where output is not a terminal nobody reads it at 80 columns
 ABSENT = "\N{EN DASH}"  # not measured
 
 
@@ -29,6 +31,11 @@ class Column:
     title: str
     meaning: str
     cell: Callable[[Setting, Group], Cell]
+
+
+def console() -> Console:
+    """Standard output, for tables."""
+    return Console() if sys.stdout.isatty() else Console(width=PLAIN_COLUMNS)
 
 
 def decimals(value: float) -> str:

@@ -29,7 +29,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from hpcasync.errors import UsageError
-from hpcasync.run.record import write_json
+from hpcasync.json_file import write_json
 
 SCHEMA = "hpcasync.checkpoint/1"
 KEPT = 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpcasync.json_file import finite
 from hpcasync.world import World
 
 FLUSH_SECONDS = 1.0
@@ -48,17 +48,6 @@ class Lines:
             file.write("".join(self._buffer))
         self._buffer.clear()
         self._flushed = time.monotonic()
-
-
-def finite(value: Any) -> Any:
-    """``value`` as strict JSON can hold it: NaN (a loss that diverged) becomes null, infinity the string "inf"."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
 
 
 @dataclass

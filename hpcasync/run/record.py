@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcasync.errors import UsageError
+from hpcasync.json_file import write_json
 from hpcasync.launch import environment
-from hpcasync.run.metrics import finite
 
 SCHEMA = "hpcasync.run/1"
 
@@ -119,18 +119,3 @@ def mark_failed(folder: Path, rank: int, error: str, traceback: str) -> bool:
 def has_failed(folder: Path) -> bool:
     """True if some rank has written FAILED.json."""
     return (folder / "FAILED.json").exists()
-
-
-def write_json(path: Path, entries: dict[str, Any] | list[Any]) -> None:
-    """Replace ``path`` atomically: a reader sees the old content or the new, also after a crash."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        json.dump(finite(entries), file, indent=1, allow_nan=False)
-        file.write("\n")
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

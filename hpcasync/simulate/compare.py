@@ -13,7 +13,7 @@ from tyro.conf import arg
 
 from hpcasync.arguments import parse
 from hpcasync.bench.rows import Row, Sample, make_rows
-from hpcasync.bench.rows_file import check_replaceable, write_rows
+from hpcasync.bench.rows_file import check_rows, write_rows
 from hpcasync.errors import UsageError
 from hpcasync.simulate.cases import CASES, LEFT_OUT, OPTIONS, Case
 from hpcasync.simulate.family_plot import draw
@@ -55,7 +55,7 @@ class Options:
         if self.output is not None:
             if not self.output.is_dir():
                 raise UsageError(f"--output {self.output} is not a folder; make it first")
-            check_replaceable(self.output / "simulated.json")
+            check_rows(self.output / "simulated.json")
 
 
 def compare(words: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,8 +11,7 @@ from rich.status import Status
 
 from hpcasync.arguments import parse
 from hpcasync.bench.rows_file import write_rows
-from hpcasync.bench.table import PLAIN_COLUMNS
-from hpcasync.report.table import significant
+from hpcasync.report.table import console, significant
 from hpcasync.simulate.learning_rate import best_rate
 from hpcasync.simulate.options import Options
 from hpcasync.simulate.result import SAMPLES, grid_table, rows, table
@@ -38,23 +36,23 @@ def main(words: Sequence[str]) -> int:
     measured = options.resolve()
     setting = options.setting(measured)
     lr = options.rate(setting)
-    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_COLUMNS)
+    screen = console()
     try:
-        lr, tried = _simulate(setting, lr, console)
+        lr, tried = _simulate(setting, lr, screen)
     except KeyboardInterrupt:
         return 130
     law = options.compute or "constant" if measured is None else f"steps of {measured.name}"
     case, subject = f"{options.problem}, {setting.ranks} ranks, {law}", " ".join(options.strategy or ())
     if len(tried) > 1:
-        console.print(grid_table(tried, lr))
-    console.print(table(f"{subject}: {case}", setting, lr, tried[lr]))
+        screen.print(grid_table(tried, lr))
+    screen.print(table(f"{subject}: {case}", setting, lr, tried[lr]))
     batch_size = measured.batch_size if measured is not None else None
     found = rows(case, subject, setting, lr, tried[lr], batch_size)
     if measured is not None:
         rate = next(row.value for row in found if row.metric == SAMPLES)
-        console.print(f"{significant(rate or 0.0)} samples/s with {setting.ranks} ranks, {subject}")
+        screen.print(f"{significant(rate or 0.0)} samples/s with {setting.ranks} ranks, {subject}")
         kept = f"{measured.ranks} ranks, {' '.join(measured.strategy)}"
-        console.print(f"{significant(measured.samples_per_second)} samples/s measured with {kept}", highlight=False)
+        screen.print(f"{significant(measured.samples_per_second)} samples/s measured with {kept}", highlight=False)
     if options.json is not None:
         write_rows(options.json, found)
     return 0

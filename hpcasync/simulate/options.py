@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from hpcasync.bench.rows_file import check_replaceable
+from hpcasync.bench.rows_file import check_rows
 from hpcasync.errors import UsageError
 from hpcasync.laws import Law, Slow, parse_law
 from hpcasync.simulate.csv_file import read_csv
@@ -136,7 +136,7 @@ class Options:
         if (self.problem == "csv") != (self.data is not None):
             raise UsageError("--problem csv and --data FILE go together")
         if self.json is not None:
-            check_replaceable(self.json)
+            check_rows(self.json)
 
     def _need(self, name: str, holds: Callable[[float], bool], wanted: str) -> None:
         value = getattr(self, name)
