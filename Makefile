@@ -19,10 +19,10 @@ HOROVOD_TESTS = -m pytest -q --color=no -p no:cacheprovider -m 'mpi or horovod' 
   tests/test_horovod.py tests/test_world.py tests/test_strategies.py tests/test_aggregation.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint horovod algorithms clean
+.PHONY: help demo test lint horovod algorithms slurm-cluster slurm-demo clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r goal text; do printf '  make %-10s %s\n' "$$goal" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r goal text; do printf '  make %-13s %s\n' "$$goal" "$$text"; done
 
 demo: .venv/ready ## Train with every strategy on 4 local ranks, one of them 4 times slower, and compare them
 	@if [ -e $(DEMO) ] && [ ! -e $(DEMO)/.demo ]; then echo "make: $(DEMO) was not made by the demo; move it away first" >&2; exit 2; fi
@@ -33,7 +33,7 @@ demo: .venv/ready ## Train with every strategy on 4 local ranks, one of them 4 t
 	@.venv/bin/hpcasync report $(DEMO)
 
 test: .venv/ready .venv-mpich/ready .venv/horovod ## Run every test: one process and simulated ranks, then 1, 2 and 4 ranks under Open MPI and MPICH, and on Horovod
-	@status=0; .venv/bin/python -m pytest -n 2 --dist worksteal || status=1; \
+	@status=0; .venv/bin/python -m pytest -n 2 --dist loadgroup || status=1; \
 	for ranks in 1 2 4; do \
 	  echo "--- Open MPI, $$ranks ranks"; $(OPENMPI) -n $$ranks .venv/bin/python $(MPI_TESTS) </dev/null || status=1; \
 	  echo "--- MPICH, $$ranks ranks"; $(MPICH) -n $$ranks .venv-mpich/bin/python $(MPI_TESTS) </dev/null || status=1; \
@@ -59,6 +59,13 @@ algorithms: .venv/ready ## Compare all strategies on simulated ranks, and some o
 	  .venv/bin/hpcasync run -n 4 $$options --step-seconds 0.02 jobs/image_classification.py --strategy $$strategy --lr $$lr \
 	    --target 0.975 --seconds 25 --evaluate-every 10 --results $(ALGORITHMS)/real --name $$name; done; done
 	@.venv/bin/hpcasync report $(ALGORITHMS)/real --output $(ALGORITHMS)/real/report.html
+
+slurm-cluster: ## Start a virtual Slurm cluster of 4 nodes on this machine; needs root, slurm-wlm, munge and libpmix-dev
+	@slurm/cluster.sh start
+	@echo 'eval "$$(slurm/cluster.sh env)"   # and sbatch, squeue, scancel talk to it; slurm/cluster.sh stop ends it'
+
+slurm-demo: .venv/ready ## Compare strategies by batch jobs on that cluster, preempt one of them, and write the report
+	@slurm/demo.sh
 
 clean: ## Remove what make has built; results/ stays
 	rm -rf .venv .venv-mpich .build build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -16,7 +16,16 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from hpcasync import __version__
 from hpcasync.arguments import parse
 from hpcasync.errors import UsageError
-from hpcasync.launch import Binding, Launcher, LauncherName, command, environment, execute, find_launcher
+from hpcasync.launch import (
+    Binding,
+    Launcher,
+    LauncherName,
+    command,
+    environment,
+    execute,
+    find_launcher,
+    heterogeneous,
+)
 from hpcasync.launch.boxes import EXPLANATION
 from hpcasync.launch.words import check_words, split_at_job, value_of
 
@@ -177,22 +186,29 @@ def replay(words: Sequence[str]) -> int:
 
 
 def _launch_command(launcher: Launcher, program: Sequence[str], arguments: RunArguments) -> list[str]:
-    cores, allocation = environment.cores(), environment.allocation()
-    ranks = arguments.n or (allocation.tasks if allocation else cores)
+    cores, groups = environment.cores(), environment.allocation()
+    if arguments.n is not None and len(groups) > 1:
+        raise UsageError(f"-n {arguments.n}: in a heterogeneous job the groups' tasks are the ranks")
+    ranks = arguments.n or sum(group.tasks for group in groups) or cores
     variables = {environment.RANKS: str(ranks)}
     if sys.stdout.isatty():
         variables |= {environment.TERMINAL: "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
-    threads = value_of(program, "--threads") or "1"
+    if len(groups) > 1:
+        return heterogeneous(launcher, program, groups, variables, arguments.binding)
+    threads = value_of(program, "--threads")
+    if threads is None and groups:
+        threads = str(groups[0].cpus_per_task)
+        program = [*program[:2], "--threads", threads, *program[2:]]
     return command(
         launcher,
         program,
         ranks=ranks,
-        threads=int(threads) if threads.isdigit() else 1,  # the job itself refuses what is no number
+        threads=int(threads) if threads and threads.isdigit() else 1,  # the job itself refuses what is no number
         cores=cores,
         root=os.geteuid() == 0,
         environment=variables,
         survivable=True,
-        nodes=allocation.nodes if allocation else None,
+        nodes=groups[0].nodes if groups else None,
         binding=arguments.binding,
     )
 

@@ -132,9 +132,18 @@ is_running() {
   [[ -e $1 ]] && kill -0 "$(<"$1")" 2>/dev/null
 }
 
+# What is left of a job would go on calling the controller of the next cluster, which has a job of the same number.
+end_jobs() {
+  scancel --user=root >/dev/null 2>&1 || true
+  for _ in {1..100}; do
+    [[ -n $(squeue --noheader 2>/dev/null) ]] || return 0
+    sleep 0.2
+  done
+}
+
 stop() {
   local file pid
-  if is_running "$lab/slurmctld.pid"; then scancel --user=root >/dev/null 2>&1 || true; fi
+  if is_running "$lab/slurmctld.pid"; then end_jobs; fi
   for file in "$lab"/slurmd.*.pid "$lab/slurmctld.pid"; do
     is_running "$file" || continue
     pid=$(<"$file")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcasync.errors import UsageError
-from hpcasync.launch import Launcher, command, environment, find_launcher
+from hpcasync.launch import Launcher, LauncherName, command, environment, find_launcher, heterogeneous
 from hpcasync.launch.boxes import Boxes
 from hpcasync.launch.execute import execute
 
@@ -41,6 +41,11 @@ ABORT = [
 ]
 CRASH = [RULE, "prterun noticed that process rank 1 with PID 1 on node n1 exited on\n", "signal 11.\n", RULE]
 MPICH_ABORT = ["Abort(1) on node 0 (rank 0 in comm 0): application called MPI_Abort(MPI_COMM_WORLD, 1) - process 0\n"]
+SRUN = [
+    "srun: error: n2: task 1: Exited with exit code 2\n",
+    "srun: launch/slurm: _step_signal: Terminating StepId=22.0\n",
+    "slurmstepd-n1: error: *** STEP 22.0 ON n1 CANCELLED AT 2026-11-22T22:28:59 ***\n",
+]
 EXPLAINED = ["hpcasync: error: a mistake\n"]
 
 
@@ -49,13 +54,13 @@ def shown(lines: list[str]) -> list[str]:
     return [line for fed in lines for line in boxes.feed(fed)] + boxes.rest()
 
 
-@pytest.mark.parametrize("noise", [NON_ZERO, ABORT, MPICH_ABORT, NON_ZERO + ABORT])
+@pytest.mark.parametrize("noise", [NON_ZERO, ABORT, MPICH_ABORT, SRUN, NON_ZERO + ABORT])
 def test_noise_about_an_explained_failure_is_dropped(noise: list[str]) -> None:
     assert shown(EXPLAINED + noise) == EXPLAINED
     assert shown(noise + EXPLAINED) == EXPLAINED
 
 
-@pytest.mark.parametrize("noise", [NON_ZERO, ABORT, MPICH_ABORT])
+@pytest.mark.parametrize("noise", [NON_ZERO, ABORT, MPICH_ABORT, SRUN])
 def test_noise_is_shown_when_nobody_has_explained(noise: list[str]) -> None:
     visible = [line for line in noise if line != "\0"]
     assert shown(["before\n", *noise, "after\n"]) == ["before\n", "after\n", *visible]
@@ -72,6 +77,18 @@ def test_noise_is_shown_when_nobody_has_explained(noise: list[str]) -> None:
 )
 def test_what_libraries_say_about_a_death_is_dropped(chatter: str) -> None:
     assert shown(["before\n", chatter, "after\n"]) == ["before\n", "after\n"]
+
+
+def test_one_mistake_of_many_ranks_is_shown_once() -> None:
+    other = "hpcasync: error: another mistake\n"
+    assert shown([*EXPLAINED, other, *EXPLAINED]) == [*EXPLAINED, other]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_the_signal_that_has_stopped_a_run_is_understood(name: str) -> None:
+    boxes = Boxes()
+    boxes.feed(f"hpcasync: stopped by {name}; --resume --name run goes on\n")
+    assert boxes.stopped_by == signal.Signals[name]
 
 
 def test_a_crash_is_always_shown() -> None:
@@ -137,6 +154,66 @@ def test_mpich_yields_when_ranks_outnumber_cores() -> None:
     )
 
 
+DEAF = [sys.executable, "-ES", str(Path(environment.__file__).with_name("deaf.py"))]
+SRUN_PMIX = Launcher(Path("/opt/bin/srun"), "Slurm", "pmix")
+
+
+def test_in_an_allocation_signals_do_not_reach_open_mpis_daemons() -> None:
+    launcher = Launcher(Path("/opt/bin/mpirun"), "Open MPI")
+    words = command(
+        launcher,
+        ["python", "job.py"],
+        ranks=4,
+        threads=1,
+        cores=2,
+        root=False,
+        environment={},
+        survivable=True,
+        nodes=2,
+    )
+    assert words == [
+        *DEAF, "TERM", "/opt/bin/mpirun", "--with-ft", "ulfm",
+        "--prtemca", "prte_launch_agent", " ".join([*DEAF, "TERM,USR1", "prted"]),
+        "-n", "4", "--mca", "osc", "^ucx", "--map-by", "slot:PE=1", "--bind-to", "core",
+        "-x", "OMP_NUM_THREADS=1", "python", "job.py",
+    ]  # fmt: skip
+
+
+def test_srun_is_told_what_it_does_not_inherit() -> None:
+    words = command(
+        SRUN_PMIX, ["python", "job.py"], ranks=4, threads=3, cores=1, root=True, environment={"A": "b"}, nodes=2
+    )
+    assert words == [
+        *DEAF, "TERM", "/opt/bin/srun", "--mpi=pmix", "--cpu-bind=cores", "--kill-on-bad-exit=1", "-n", "4", "-c", "3",
+        "--export=ALL,OMP_NUM_THREADS=3,A=b,PMIX_MCA_psec=native", "python", "job.py",
+    ]  # fmt: skip
+
+
+def test_a_heterogeneous_job_has_threads_by_group() -> None:
+    groups = [environment.Group(1, 1, 4), environment.Group(2, 6, 1)]
+    words = heterogeneous(Launcher(Path("srun"), "Slurm", "pmi2"), ["python", "job.py", "--lr=1"], groups, {})
+    common = ["--mpi=pmi2", "--cpu-bind=cores", "--kill-on-bad-exit=1"]
+    assert words == [
+        *DEAF, "TERM", "srun",
+        "--het-group=0", *common, "-n", "1", "-c", "4", "--export=ALL,OMP_NUM_THREADS=4",
+        "python", "job.py", "--threads", "4", "--lr=1", ":",
+        "--het-group=1", *common, "-n", "6", "-c", "1", "--export=ALL,OMP_NUM_THREADS=1",
+        "python", "job.py", "--threads", "1", "--lr=1",
+    ]  # fmt: skip
+
+
+def test_mpirun_is_refused_in_a_heterogeneous_job() -> None:
+    groups = [environment.Group(1, 1, 4), environment.Group(2, 6, 1)]
+    with pytest.raises(UsageError, match="mpirun sees only the first group"):
+        heterogeneous(Launcher(Path("/opt/bin/mpirun"), "Open MPI"), ["python", "job.py"], groups, {})
+
+
+def test_a_signal_that_deaf_blocks_does_not_end_the_command() -> None:
+    code = "import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGUSR1)"
+    assert subprocess.run([*DEAF, "TERM,USR1", sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([*DEAF, "TERM", sys.executable, "-c", code], check=False).returncode == -signal.SIGUSR1
+
+
 def script(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!{sys.executable}\n{text}\n")
@@ -160,6 +237,24 @@ def test_the_environments_own_launcher_comes_first(
     monkeypatch.setenv("PATH", str(other.parent))
     assert find_launcher(tmp_path / "env") == Launcher(own, family)  # type: ignore[arg-type]
     assert find_launcher(tmp_path / "empty") == Launcher(other, family)  # type: ignore[arg-type]
+
+
+def test_a_launcher_that_was_asked_for_is_the_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = {name: script(tmp_path / name, "print('Open MPI')") for name in ("mpirun", "mpiexec", "srun")}
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_launcher(tmp_path / "empty", "mpiexec") == Launcher(paths["mpiexec"], "Open MPI")
+    assert find_launcher(tmp_path / "empty", "srun-pmi2") == Launcher(paths["srun"], "Slurm", "pmi2")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("mpiexec", "no mpiexec found: pip install"), ("srun-pmix", "srun-pmix: there is no srun here")]
+)
+def test_a_launcher_that_was_asked_for_and_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: LauncherName, says: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match=says):
+        find_launcher(tmp_path, name)
 
 
 def test_a_missing_launcher_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,17 +338,50 @@ def test_the_environment_is_kept_by_an_allow_list(monkeypatch: pytest.MonkeyPatc
     [
         ({}, None),
         ({"OMPI_COMM_WORLD_SIZE": "4", "SLURM_STEP_ID": "0", "PMIX_RANK": "0"}, "mpirun"),
-        ({"PMI_FD": "5", "PMI_RANK": "0", "SLURM_STEP_ID": "0"}, "mpiexec"),
+        ({"MPI_LOCALRANKID": "0", "PMI_FD": "5", "PMI_RANK": "0", "SLURM_STEP_ID": "0"}, "mpiexec"),
+        ({"PMI_FD": "5", "PMI_RANK": "0", "SLURM_STEP_ID": "0"}, "srun"),
         ({"SLURM_STEP_ID": "0", "PMIX_RANK": "0"}, "srun"),
         ({"SLURM_JOB_ID": "7"}, None),
     ],
 )
 def test_who_has_launched(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], launcher: str | None) -> None:
-    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_FD", "HYDI_CONTROL_FD", "PMI_RANK", "PMIX_RANK", "SLURM_STEP_ID"):
+    for name in ("OMPI_COMM_WORLD_SIZE", "MPI_LOCALRANKID", "PMI_FD", "PMI_RANK", "PMIX_RANK", "SLURM_STEP_ID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert environment.launched_by() == launcher
+
+
+@pytest.fixture
+def no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(("SLURM_", "OMPI_", "PMI", "MPI_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("no_slurm")
+def test_what_slurm_has_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment.allocation() == ()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert environment.allocation() == (environment.Group(1, 1, 1),)
+    for name, value in {"JOB_NUM_NODES": "2", "NTASKS": "8", "CPUS_PER_TASK": "3"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert environment.allocation() == (environment.Group(2, 8, 3),)
+    monkeypatch.setenv("SLURM_HET_SIZE", "2")
+    monkeypatch.setenv("SLURM_NTASKS_HET_GROUP_1", "5")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES_HET_GROUP_1", "2")
+    assert environment.allocation() == (environment.Group(1, 1, 1), environment.Group(2, 5, 1))
+    monkeypatch.setenv("MPI_LOCALRANKID", "0")
+    assert environment.allocation() == ()
+
+
+@pytest.mark.usefixtures("no_slurm")
+def test_sruns_tasks_are_not_those_of_mpiruns_daemons(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment.srun_tasks() is None
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
+    assert environment.srun_tasks() == 3
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "6")
+    assert environment.srun_tasks() is None
 
 
 def test_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:

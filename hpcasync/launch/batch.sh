@@ -48,7 +48,7 @@ batch_begin() {
   HPCASYNC_LAUNCHER=${HPCASYNC_LAUNCHER:-mpirun}
   HPCASYNC_RESULTS=${HPCASYNC_RESULTS:-results}
   HPCASYNC_ATTEMPTS=${HPCASYNC_ATTEMPTS:-20}
-  [[ $HPCASYNC_ATTEMPTS =~ ^[1-9][0-9]{0,5}$ ]] || batch_fail "HPCASYNC_ATTEMPTS=$HPCASYNC_ATTEMPTS: it must be 1 or more"
+  [[ $HPCASYNC_ATTEMPTS =~ ^[1-9][0-9]{0,5}$ ]] || batch_fail "HPCASYNC_ATTEMPTS=$HPCASYNC_ATTEMPTS: it must be a number from 1 on"
   batch_site
   batch_python
   batch_notes
@@ -66,10 +66,9 @@ batch_site() {
 }
 
 batch_python() {
-  if [[ -z ${HPCASYNC_PYTHON:-} && -x $HPCASYNC_HOME/.venv/bin/python ]]; then
-    HPCASYNC_PYTHON=$HPCASYNC_HOME/.venv/bin/python
-  fi
-  HPCASYNC_PYTHON=$(command -v "${HPCASYNC_PYTHON:-python3}") || batch_fail "HPCASYNC_PYTHON=${HPCASYNC_PYTHON:-python3}: there is no such command"
+  local python=${HPCASYNC_PYTHON:-$HPCASYNC_HOME/.venv/bin/python}
+  [[ -n ${HPCASYNC_PYTHON:-} || -x $python ]] || python=python3
+  HPCASYNC_PYTHON=$(command -v "$python") || batch_fail "HPCASYNC_PYTHON=$python: there is no such command"
   export PYTHONPATH=$HPCASYNC_HOME${PYTHONPATH:+:$PYTHONPATH}
 }
 
@@ -98,6 +97,11 @@ batch_name() {
   echo "${HPCASYNC_NAME:-$1-$(batch_id)}"
 }
 
+# The runs to come belong together, in one folder for all tasks of an array: batch_collect bench
+batch_collect() {
+  HPCASYNC_RESULTS=$HPCASYNC_RESULTS/${HPCASYNC_NAME:-$1-${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}
+}
+
 # batch_run NAME JOB.py [options]
 batch_run() {
   local name=$1 job=$2 word code
@@ -116,14 +120,13 @@ batch_run() {
     return 85
   fi
   "$HPCASYNC_PYTHON" -m hpcasync.cli run --launcher "$HPCASYNC_LAUNCHER" --binding "${HPCASYNC_BINDING:-auto}" "$job" \
-    --threads "${SLURM_CPUS_PER_TASK:-1}" --results "$HPCASYNC_RESULTS" --name "$name" --resume "$@" &
+    --results "$HPCASYNC_RESULTS" --name "$name" --resume "$@" &
   batch_wait $! && code=0 || code=$?
   if ((code == 0)) && [[ ! -e $folder/DONE ]]; then
     batch_say "error: $folder has no DONE, though the exit code is 0"
     code=1
   fi
-  # A run that had not begun to listen to signals has been killed by one; that is no failure of its own.
-  if ((code == 85 || code == 143)) || [[ $code != 0 && -n $batch_signal && ! -e $folder/FAILED.json ]]; then
+  if ((code == 85 || code == 143)) || { ((code)) && [[ ! -e $folder/FAILED.json ]] && batch_is_interrupted; }; then
     batch_stopped=$code
   elif ((batch_code == 0)); then
     batch_code=$code
@@ -154,18 +157,21 @@ batch_signalled() {
 
 batch_end() {
   if batch_wants_requeue; then batch_requeue; fi
+  [[ -z $batch_stopped || $batch_signal != TERM ]] || exit 143
   exit $((batch_stopped ? batch_stopped : batch_code))
+}
+
+# Does Slurm want this job to stop? A run that did not listen to its signals yet has been killed by them; that is no
+# failure of its own.
+batch_is_interrupted() {
+  [[ -n $batch_signal || $(scontrol show job --oneliner "$SLURM_JOB_ID") == *\ PreemptTime=[0-9]* ]]
 }
 
 # Has a signal stopped a run that shall go on? After SIGTERM only if it came to the ranks alone, for a preemption;
 # scancel's comes to the script as well, and to requeue would be to undo it.
 batch_wants_requeue() {
   [[ -n $batch_stopped && $batch_signal != TERM ]] || return 1
-  ((batch_stopped != 143)) || [[ $batch_signal == USR1 ]] || batch_is_preempted
-}
-
-batch_is_preempted() {
-  [[ $(scontrol show job --oneliner "$SLURM_JOB_ID") == *\ PreemptTime=[0-9]* ]]
+  ((batch_stopped == 85)) || batch_is_interrupted
 }
 
 batch_requeue() {

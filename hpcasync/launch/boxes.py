@@ -34,12 +34,15 @@ _BOX = re.compile(
     r"prterun detected that one or more processes exited with non-zero status"
     r"|MPI_ABORT was invoked on rank"
     r"|prterun has exited due to process rank .* calling\s*\Z"
+    r"|PRTE has lost communication with a remote daemon"  # the daemons end in no order
+    r"|Sorry!  You were supposed to get help about:\s*\Z"  # when srun's --mpi is wrong
 )
 _LINE = re.compile(
     r"Abort\(\d+\) on node \d+ .*application called MPI_Abort"
     r"|srun: error: .*: tasks? [\d,-]+: (Exited with exit code|Killed|Terminated)"
-    r"|srun: (Terminating StepId|launch/slurm: _step_signal|Job step aborted)"
-    r"|slurmstepd: error: \*\*\* STEP "
+    r"|srun: (Terminating StepId|launch/slurm: _step_signal|Job step aborted|got SIGCONT|forcing job termination)"
+    r"|\[\S+\] PRTE ERROR: Not found in file "
+    r"|slurmstepd(-\S+)?: error: \*\*\* STEP "
 )
 _UNTESTED = re.compile(r"WARNING: The selected 'osc' module")
 _CHATTER = re.compile(

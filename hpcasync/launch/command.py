@@ -6,9 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hpcasync.errors import UsageError
+from hpcasync.launch.environment import Group
 from hpcasync.launch.launcher import Binding, Launcher
+from hpcasync.launch.srun import Part, srun
 
-_DEAF = [sys.executable, "-ES", str(Path(__file__).with_name("deaf.py"))]
+# Slurm signals the launcher itself and its daemons when the ranks shall write a checkpoint.
+DEAF = (sys.executable, "-ES", str(Path(__file__).with_name("deaf.py")))
 
 
 def command(
@@ -34,9 +38,11 @@ def command(
         environment: variables for the ranks, also for those on other nodes.
         survivable: when a rank dies, the launcher lets the others go on. MPICH's and Slurm's cannot.
         apart: one rank per node; none is bound.
-        binding: core or none: bind ranks, or do not, whether they fit or not.
+        binding: core or none: bind ranks, or do not, whether they fit or not; auto: srun binds those of an allocation.
         nodes: of the Slurm allocation that the ranks are spread over, each with as many ``cores``; None outside of one.
     """
+    if launcher.family == "Slurm":
+        return [*DEAF, "TERM", *srun(launcher, [Part(program, ranks, threads)], environment, binding)]
     fits = -(-ranks // (nodes or 1)) * threads <= cores and not apart
     bound = fits if binding == "auto" else binding == "core"
     variables = {"OMP_NUM_THREADS": str(threads), **environment}
@@ -47,17 +53,13 @@ def command(
         if nodes is None:
             first += ["--oversubscribe"]  # slots are cores
         else:  # slots are tasks, and Slurm signals the daemons on the other nodes, too
-            first += ["--prtemca", "prte_launch_agent", " ".join([*_DEAF, "TERM,USR1", "prted"])]
+            first += ["--prtemca", "prte_launch_agent", " ".join([*DEAF, "TERM,USR1", "prted"])]
         build = _open_mpi
-    elif launcher.family == "MPICH":
+    else:
         first += ["-ppn", "1"] if apart else []
         build = _mpich
-    else:
-        first += [f"--mpi={launcher.pmi}"]
-        variables |= {"PMIX_MCA_psec": "native"} if launcher.pmi == "pmix" else {}  # Slurm's PMIx may want munge's
-        build = _srun
     words = [str(launcher.path), *first, *build(ranks, threads, bound, root, variables), *program]
-    return words if nodes is None else [*_DEAF, "TERM", *words]
+    return words if nodes is None else [*DEAF, "TERM", *words]
 
 
 def _open_mpi(ranks: int, threads: int, bound: bool, root: bool, variables: Mapping[str, str]) -> list[str]:
@@ -82,8 +84,25 @@ def _mpich(ranks: int, threads: int, bound: bool, root: bool, variables: Mapping
     return words
 
 
-def _srun(ranks: int, threads: int, bound: bool, root: bool, variables: Mapping[str, str]) -> list[str]:
-    """srun takes over neither -c nor, after sbatch --export=NONE, the environment of the batch script."""
-    words = ["-n", str(ranks), "-c", str(threads), "--cpu-bind=cores" if bound else "--cpu-bind=none"]
-    words += ["--kill-on-bad-exit=1"]
-    return [*words, ",".join(["--export=ALL", *(f"{name}={value}" for name, value in variables.items())])]
+def heterogeneous(
+    launcher: Launcher,
+    program: Sequence[str],
+    groups: Sequence[Group],
+    environment: Mapping[str, str],
+    binding: Binding = "auto",
+) -> list[str]:
+    """The argv that starts ``program`` on all tasks of a heterogeneous Slurm job, with a task's cores as its threads.
+
+    Args:
+        program: Python, the job and its words. A --threads of its own comes after ours, and so decides.
+
+    Raises:
+        UsageError: a launcher other than srun: it would see the first group alone.
+    """
+    if launcher.family != "Slurm":
+        raise UsageError(f"{launcher.path.name} sees only the first group of a heterogeneous job: --launcher srun-pmix")
+    parts = [
+        Part([*program[:2], "--threads", str(group.cpus_per_task), *program[2:]], group.tasks, group.cpus_per_task)
+        for group in groups
+    ]
+    return [*DEAF, "TERM", *srun(launcher, parts, environment, binding)]

@@ -47,29 +47,39 @@ def slurm() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Allocation:
-    """What Slurm has given to the batch script or shell around this process."""
+class Group:
+    """Tasks of one size that Slurm has room for: a job has one such group, a heterogeneous job several."""
 
     nodes: int
     tasks: int
+    cpus_per_task: int
 
 
-def allocation() -> Allocation | None:
-    """The Slurm allocation that a launcher started here would fill; None outside of one, and in a rank."""
+def allocation() -> tuple[Group, ...]:
+    """What Slurm has given to the batch script or shell around this process; empty outside of one, and in a rank."""
     if "SLURM_JOB_ID" not in os.environ or launched_by() is not None:
-        return None
-    nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", 1))
-    return Allocation(nodes, int(os.environ.get("SLURM_NTASKS", nodes)))
+        return ()
+    if "SLURM_HET_SIZE" not in os.environ:
+        return (_group(""),)
+    return tuple(_group(f"_HET_GROUP_{index}") for index in range(int(os.environ["SLURM_HET_SIZE"])))
+
+
+def _group(suffix: str) -> Group:
+    nodes, tasks, cpus = (
+        os.environ.get(f"SLURM_{name}{suffix}") for name in ("JOB_NUM_NODES", "NTASKS", "CPUS_PER_TASK")
+    )
+    return Group(int(nodes or 1), int(tasks or nodes or 1), int(cpus or 1))
 
 
 def launched_by() -> str | None:
     """``mpirun``, ``mpiexec`` or ``srun``; None for a process that no launcher has started.
 
-    Not by SLURM_* alone: the ranks that mpirun starts inside a Slurm job see those of mpirun's own daemons.
+    Not by SLURM_* alone: inside a Slurm job the ranks that mpirun or mpiexec starts see those of its own daemons. Nor
+    by PMI_*: srun --mpi=pmi2 speaks MPICH's protocol.
     """
     if "OMPI_COMM_WORLD_SIZE" in os.environ:
         return "mpirun"
-    if "PMI_FD" in os.environ or "HYDI_CONTROL_FD" in os.environ:
+    if "MPI_LOCALRANKID" in os.environ:
         return "mpiexec"
     if "SLURM_STEP_ID" in os.environ and ("PMIX_RANK" in os.environ or "PMI_RANK" in os.environ):
         return "srun"
@@ -79,6 +89,13 @@ def launched_by() -> str | None:
 def expected_ranks() -> int | None:
     """How many ranks `hpcasync run` has asked the launcher for; None when something else started this process."""
     return int(os.environ[RANKS]) if RANKS in os.environ else None
+
+
+def srun_tasks() -> int | None:
+    """How many processes srun has started beside and with this one; None when it was not srun."""
+    if "SLURM_STEP_NUM_TASKS" not in os.environ or launched_by() in ("mpirun", "mpiexec"):
+        return None
+    return int(os.environ["SLURM_STEP_NUM_TASKS"])
 
 
 def in_terminal() -> bool:

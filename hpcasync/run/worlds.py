@@ -60,11 +60,11 @@ def _enter_launched(world: MPIWorld | HorovodWorld, body: Callable[[World, str],
     from hpcasync.mpi import leave
 
     faulthandler.cancel_dump_traceback_later()
-    expected = environment.expected_ranks()
+    expected = environment.expected_ranks() or environment.srun_tasks()
     if expected is not None and world.size != expected:
         raise UsageError(
-            f"{expected} ranks were started, but MPI sees {world.size}: "
-            f"the launcher belongs to another MPI than mpi4py's ({world.library})"
+            f"{expected} ranks were started, but MPI sees {world.size}: the launcher belongs to another MPI than "
+            f"mpi4py's ({world.library}), or it is srun with another --mpi than pmix for Open MPI, pmi2 for MPICH"
         )
     code = body(_with_faults(world, options), world.library)
     leave(code)

@@ -1,0 +1,199 @@
+"""The batch scripts on a real Slurm: four virtual nodes of two CPUs on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import slurm_cluster
+from tests.slurm_cluster import HOME, Cluster
+
+pytestmark = [
+    pytest.mark.skipif(slurm_cluster.why_not() is not None, reason=str(slurm_cluster.why_not())),
+    pytest.mark.xdist_group("slurm"),
+    pytest.mark.timeout(240),
+]
+
+TRAIN = HOME / "slurm" / "train.sbatch"
+JOB = "tests/batch_job.py"
+STEPS = 60
+SLOW = ("--steps", str(STEPS), "--step-seconds", "0.1")
+ENDLESS = ("--steps", "10000", "--step-seconds", "0.1")
+ACROSS = ("--nodes=2", "--ntasks-per-node=1")
+MPICH = HOME / ".venv-mpich" / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    found = slurm_cluster.start(tmp_path_factory.mktemp("slurm"), 27300 + 20 * number)
+    yield found
+    slurm_cluster.stop(found)
+
+
+def record(run: Path) -> dict[str, Any]:
+    entries: dict[str, Any] = json.loads((run / "run.json").read_text())
+    return entries
+
+
+def statuses(run: Path) -> list[str]:
+    return [attempt["status"] for attempt in record(run)["attempts"]]
+
+
+def launchers() -> dict[str, str]:
+    """{launcher: the Python whose MPI it starts}."""
+    found = {"mpirun": sys.executable, "srun-pmix": sys.executable}
+    return found | {"mpiexec": str(MPICH), "srun-pmi2": str(MPICH)} if MPICH.exists() else found
+
+
+def test_every_launcher_starts_one_world_across_nodes(cluster: Cluster) -> None:
+    """srun does not take over -c by itself; here each rank has the two CPUs and the two threads of its task."""
+    jobs = {
+        name: cluster.submit(
+            *ACROSS, "--cpus-per-task=2", TRAIN, JOB, "--steps=2", HPCASYNC_LAUNCHER=name, HPCASYNC_PYTHON=python
+        )
+        for name, python in launchers().items()
+    }
+    for name, job in jobs.items():
+        assert cluster.end(job)["JobState"] == "COMPLETED", cluster.output(job)
+        run = cluster.folder / f"batch_job-{job}"
+        entries = record(run)
+        assert (run / "DONE").exists()
+        assert entries["world"]["size"] == 2
+        assert entries["world"]["launcher"] == name.partition("-")[0]
+        assert len({host["host"] for host in entries["hosts"]}) == 2
+        assert [host["affinity"] for host in entries["hosts"]] == [[0, 1], [0, 1]]
+        assert entries["config"]["threads"] == 2
+        assert entries["slurm"]["job_id"] == job
+
+
+def test_a_task_of_an_array_is_stopped_requeued_and_ends_as_if_nothing_had_happened(cluster: Cluster) -> None:
+    """Requeueing by the plain id of an array's last task would requeue all of its tasks."""
+    array = cluster.submit("--array=0-1", *ACROSS, TRAIN, JOB, *SLOW)
+    undisturbed, stopped = (cluster.folder / f"batch_job-{array}_{task}" for task in (0, 1))
+    cluster.wait_for_steps(stopped, f"{array}_1")
+    cluster.command("scancel", "--batch", "--signal=USR1", f"{array}_1")
+    cluster.skip_hold(f"{array}_1")
+    for task, restarts in ((0, "0"), (1, "1")):
+        entries = cluster.end(f"{array}_{task}")
+        assert (entries["JobState"], entries["Restarts"]) == ("COMPLETED", restarts), cluster.output(f"{array}_{task}")
+    assert f"requeues job {array}_1\n" in cluster.output(f"{array}_1")
+    first, second = record(stopped)["attempts"]
+    assert (first["status"], second["status"]) == ("interrupted", "done")
+    assert (stopped / "ckpt" / str(second["step"])).is_dir()
+    assert 3 <= second["step"] < STEPS
+    assert second["slurm"]["restart_count"] == "1"
+    assert (undisturbed / "parameters.json").read_text() == (stopped / "parameters.json").read_text()
+
+
+def test_scancel_leaves_a_checkpoint_and_stays_cancelled(cluster: Cluster) -> None:
+    """Slurm sends SIGTERM to the script, the launcher, its daemons and the ranks all at once."""
+    jobs = {
+        name: cluster.submit(*ACROSS, TRAIN, JOB, *ENDLESS, HPCASYNC_LAUNCHER=name, HPCASYNC_PYTHON=python)
+        for name, python in launchers().items()
+    }
+    for job in jobs.values():
+        cluster.wait_for_steps(cluster.folder / f"batch_job-{job}", job)
+    cluster.command("scancel", *jobs.values())
+    for name, job in jobs.items():
+        run = cluster.folder / f"batch_job-{job}"
+        cluster.wait(lambda job=job: cluster.command("squeue", "-h", "-j", job) == "", f"{job} to leave the queue", job)
+        entries = cluster.show(job)
+        assert (entries["JobState"], entries["Restarts"]) == ("CANCELLED", "0"), (name, cluster.output(job))
+        assert statuses(run) == ["interrupted"], (name, cluster.output(job))
+        assert list((run / "ckpt").iterdir()), (name, cluster.output(job))
+
+
+def test_an_urgent_job_preempts_and_the_run_goes_on_after_it(cluster: Cluster) -> None:
+    """Slurm sends the ranks SIGTERM at the start of the grace time, and the script nothing until its end."""
+    job = cluster.submit(*ACROSS, TRAIN, JOB, *SLOW)
+    run = cluster.folder / f"batch_job-{job}"
+    cluster.wait_for_steps(run, job)
+    urgent = cluster.submit("--partition=urgent", f"--nodes={slurm_cluster.NODES}", "--exclusive", "--wrap=true")
+    assert cluster.end(urgent)["JobState"] == "COMPLETED"
+    cluster.skip_hold(job)
+    assert cluster.end(job)["JobState"] == "COMPLETED", cluster.output(job)
+    assert statuses(run) == ["interrupted", "done"]
+    assert f"requeues job {job}\n" in cluster.output(job)
+
+
+def test_a_job_whose_node_fails_begins_again_by_itself(cluster: Cluster) -> None:
+    job = cluster.submit(*ACROSS, TRAIN, JOB, *SLOW)
+    run = cluster.folder / f"batch_job-{job}"
+    cluster.wait_for_steps(run, job)
+    last = cluster.command("scontrol", "show", "hostnames", cluster.show(job)["NodeList"]).split()[-1]
+    cluster.command("scontrol", "update", f"NodeName={last}", "State=DOWN", "Reason=test")
+    try:
+        cluster.skip_hold(job)
+        entries = cluster.end(job)
+    finally:
+        cluster.bring_back(last)
+    assert (entries["JobState"], entries["Restarts"]) == ("COMPLETED", "1"), cluster.output(job)
+    assert (run / "DONE").exists()
+
+
+def test_a_grid_with_a_bad_point_and_the_reports_after_it(cluster: Cluster) -> None:
+    grid = cluster.folder / "grid.toml"
+    grid.write_text(f'job = "{JOB}"\nwords = ["--steps", "2"]\n[options]\nlr = [0.1, -1]\n')
+    sweep = cluster.submit("--array=0-2%3", "--ntasks-per-node=1", HOME / "slurm" / "sweep.sbatch", grid)
+    results = cluster.folder / f"sweep-{sweep}"
+    report = HOME / "slurm" / "report.sbatch"
+    if_well = cluster.submit(f"--dependency=afterok:{sweep}", "--kill-on-invalid-dep=yes", report, results)
+    anyway = cluster.submit(f"--dependency=afterany:{sweep}", report, results)
+    states = [cluster.end(f"{sweep}_{task}")["JobState"] for task in range(3)]
+    assert states == ["COMPLETED", "FAILED", "FAILED"]
+    assert "hpcasync: error: --lr -1.0: it must be a positive number\n" in cluster.output(f"{sweep}_1")
+    assert f"{grid} has no point 2: they are 0-1 (sbatch --array)\n" in cluster.output(f"{sweep}_2")
+    assert (results / "point-0" / "DONE").exists()
+    assert cluster.end(if_well)["JobState"] == "CANCELLED"
+    assert cluster.end(anyway)["JobState"] == "COMPLETED", cluster.output(anyway)
+    assert (results / "report.html").exists()
+
+
+def test_a_bench_interleaves_strategies_and_gives_each_repetition_a_seed(cluster: Cluster) -> None:
+    job = cluster.submit(
+        "--array=1", "--ntasks-per-node=1", HOME / "slurm" / "bench.sbatch", JOB, "--steps=2",
+        HPCASYNC_STRATEGIES="sync; stale bound=2", HPCASYNC_REPETITIONS="1", HPCASYNC_LAUNCHER="srun-pmix",
+    )  # fmt: skip
+    assert cluster.end(f"{job}_1")["JobState"] == "COMPLETED", cluster.output(f"{job}_1")
+    results = cluster.folder / f"bench-{job}"
+    started = {name: record(results / name)["started"] for name in ("stale_bound=2-1", "sync-1")}
+    assert started["stale_bound=2-1"] < started["sync-1"]  # every repetition begins with the next strategy
+    assert [record(results / name)["seed"] for name in started] == [1, 1]
+
+
+def test_a_heterogeneous_job_is_one_world(cluster: Cluster) -> None:
+    job = cluster.submit(
+        "--ntasks=1", "--cpus-per-task=2", ":", "--ntasks=2", HOME / "slurm" / "hetero.sbatch", JOB, "--steps=2"
+    )
+    assert cluster.end(job)["JobState"] == "COMPLETED", cluster.output(job)
+    entries = record(cluster.folder / f"batch_job-{job}")
+    assert entries["world"]["size"] == 3
+    assert [len(host["affinity"]) for host in entries["hosts"]] == [2, 1, 1]
+    assert entries["config"]["threads"] == 2
+
+
+def test_a_wrong_pmi_is_said_once_and_a_variable_that_overrides_is_named(cluster: Cluster) -> None:
+    job = cluster.submit(*ACROSS, TRAIN, JOB, "--steps=2", HPCASYNC_LAUNCHER="srun-pmi2", SBATCH_TIMELIMIT="7")
+    assert cluster.end(job)["JobState"] == "FAILED"
+    said = [line for line in cluster.output(job).splitlines() if line.startswith("hpcasync: error: ")]
+    assert len(said) == 1, cluster.output(job)
+    assert said[0].startswith("hpcasync: error: 2 ranks were started, but MPI sees 1: ")
+    assert "SBATCH_TIMELIMIT=7 was set" in cluster.output(job)
+    assert not (cluster.folder / f"batch_job-{job}").exists()
+
+
+def test_a_job_is_started_no_more_often_than_was_said(cluster: Cluster) -> None:
+    job = cluster.submit("--ntasks-per-node=1", TRAIN, JOB, *ENDLESS, HPCASYNC_ATTEMPTS="1")
+    run = cluster.folder / f"batch_job-{job}"
+    cluster.wait_for_steps(run, job)
+    cluster.command("scancel", "--batch", "--signal=USR1", job)
+    assert cluster.end(job)["JobState"] == "FAILED"
+    assert "is not requeued: this was attempt 1" in cluster.output(job)
+    assert list((run / "ckpt").iterdir())
