@@ -67,8 +67,8 @@ def test_a_run_that_is_done(trial: Trial) -> None:
 def test_what_python_is_told(trial: Trial) -> None:
     trial.run(f'printf "%s\\n" "$@" >{trial.folder}/words', "jobs/job.py", "--strategy", "eager", "bound=8")
     assert (trial.folder / "words").read_text().split() == [
-        "-m", "hpcasync.cli", "run", "--launcher", "mpirun", "jobs/job.py", "--results", f"{trial.folder}/results",
-        "--name", "job-7", "--resume", "--strategy", "eager", "bound=8",
+        "-m", "hpcasync.cli", "run", "--launcher", "mpirun", "--binding", "auto", "jobs/job.py",
+        "--results", f"{trial.folder}/results", "--name", "job-7", "--resume", "--strategy", "eager", "bound=8",
     ]  # fmt: skip
 
 

@@ -181,7 +181,7 @@ def test_in_an_allocation_signals_do_not_reach_open_mpis_daemons() -> None:
 
 def test_srun_is_told_what_it_does_not_inherit() -> None:
     words = command(
-        SRUN_PMIX, ["python", "job.py"], ranks=4, threads=3, cores=1, root=True, environment={"A": "b"}, nodes=2
+        SRUN_PMIX, ["python", "job.py"], ranks=4, threads=3, cores=6, root=True, environment={"A": "b"}, nodes=2
     )
     assert words == [
         *DEAF, "TERM", "/opt/bin/srun", "--mpi=pmix", "--cpu-bind=cores", "--kill-on-bad-exit=1", "-n", "4", "-c", "3",

@@ -190,10 +190,12 @@ def test_a_wrong_pmi_is_said_once_and_a_variable_that_overrides_is_named(cluster
 
 
 def test_a_job_is_started_no_more_often_than_was_said(cluster: Cluster) -> None:
-    job = cluster.submit("--ntasks-per-node=1", TRAIN, JOB, *ENDLESS, HPCASYNC_ATTEMPTS="1")
+    """Without --batch the signal reaches the ranks on other nodes, their launcher's daemons, and not the script."""
+    job = cluster.submit(*ACROSS, TRAIN, JOB, *ENDLESS, HPCASYNC_ATTEMPTS="1")
     run = cluster.folder / f"batch_job-{job}"
     cluster.wait_for_steps(run, job)
-    cluster.command("scancel", "--batch", "--signal=USR1", job)
+    cluster.command("scancel", "--signal=USR1", job)
     assert cluster.end(job)["JobState"] == "FAILED"
     assert "is not requeued: this was attempt 1" in cluster.output(job)
+    assert statuses(run) == ["interrupted"]
     assert list((run / "ckpt").iterdir())

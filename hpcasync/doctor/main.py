@@ -68,9 +68,8 @@ def doctor(words: Sequence[str]) -> int:
 
 def look(arguments: DoctorArguments) -> list[Finding]:
     """Everything, in the order of the table."""
-    allocation, cores = environment.allocation(), environment.cores()
-    nodes = allocation.nodes if allocation else 1
-    here = arguments.n or (-(-allocation.tasks // nodes) if allocation else cores)
+    groups, cores = environment.allocation(), environment.cores()
+    here = arguments.n or next((-(-group.tasks // group.nodes) for group in groups), cores)
     run_directory = storage(arguments.results)
     scratch = existing(arguments.results) if run_directory[0].verdict != "problem" else None
     measured = ranks(arguments.launcher, scratch)

@@ -40,7 +40,7 @@ def ranks(name: LauncherName | None, folder: Path | None) -> list[Finding]:
             "results": scratch,
             "timeout_seconds": _STUCK_SECONDS,
         }
-        allocation = environment.allocation()
+        nodes = next((group.nodes for group in environment.allocation()), None)
         argv = command(
             launcher,
             [sys.executable, "-m", "hpcasync.doctor.rank", json.dumps(told)],
@@ -50,8 +50,8 @@ def ranks(name: LauncherName | None, folder: Path | None) -> list[Finding]:
             root=os.geteuid() == 0,
             environment={},
             survivable=True,
-            nodes=allocation.nodes if allocation else None,
-            apart=allocation is not None and allocation.nodes >= RANKS,
+            nodes=nodes,
+            apart=nodes is not None and nodes >= RANKS,
         )
         log = Path(scratch) / "log"
         with log.open("w") as file:

@@ -38,13 +38,13 @@ def command(
         environment: variables for the ranks, also for those on other nodes.
         survivable: when a rank dies, the launcher lets the others go on. MPICH's and Slurm's cannot.
         apart: one rank per node; none is bound.
-        binding: core or none: bind ranks, or do not, whether they fit or not; auto: srun binds those of an allocation.
+        binding: core or none: bind ranks, or do not, whether they fit or not.
         nodes: of the Slurm allocation that the ranks are spread over, each with as many ``cores``; None outside of one.
     """
-    if launcher.family == "Slurm":
-        return [*DEAF, "TERM", *srun(launcher, [Part(program, ranks, threads)], environment, binding)]
     fits = -(-ranks // (nodes or 1)) * threads <= cores and not apart
     bound = fits if binding == "auto" else binding == "core"
+    if launcher.family == "Slurm":
+        return [*DEAF, "TERM", *srun(launcher, [Part(program, ranks, threads)], environment, bound)]
     variables = {"OMP_NUM_THREADS": str(threads), **environment}
     first: list[str] = []
     if launcher.family == "Open MPI":
@@ -105,4 +105,4 @@ def heterogeneous(
         Part([*program[:2], "--threads", str(group.cpus_per_task), *program[2:]], group.tasks, group.cpus_per_task)
         for group in groups
     ]
-    return [*DEAF, "TERM", *srun(launcher, parts, environment, binding)]
+    return [*DEAF, "TERM", *srun(launcher, parts, environment, binding != "none")]

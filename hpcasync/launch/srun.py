@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hpcasync.launch.launcher import Binding, Launcher
+from hpcasync.launch.launcher import Launcher
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,7 @@ class Part:
     threads: int
 
 
-def srun(
-    launcher: Launcher, parts: Sequence[Part], environment: Mapping[str, str], binding: Binding = "auto"
-) -> list[str]:
+def srun(launcher: Launcher, parts: Sequence[Part], environment: Mapping[str, str], bound: bool) -> list[str]:
     """The argv that starts all ``parts`` in one world; several are the groups of a heterogeneous job, in their order.
 
     srun takes over neither -c nor, after sbatch --export=NONE, the environment of the batch script.
@@ -32,7 +30,7 @@ def srun(
         words += [":"] * (index > 0) + [f"--het-group={index}"] * (len(parts) > 1)
         words += [
             f"--mpi={launcher.pmi}",
-            "--cpu-bind=none" if binding == "none" else "--cpu-bind=cores",
+            "--cpu-bind=cores" if bound else "--cpu-bind=none",
             "--kill-on-bad-exit=1",
         ]
         words += ["-n", str(part.ranks), "-c", str(part.threads)]
