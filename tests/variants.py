@@ -64,7 +64,7 @@ VARIANTS = [
     Variant("eamsgd momentum=0.5", "other", alone=(), deaths=False),
     Variant("neuron block=64", "sum", deaths=False),
     Variant("neuron_cyclic block=8", "other", alone=(), lr=0.5, steps=200),
-    Variant("gauss_southwell block=8", "other", alone=(), lr=0.5, deaths=False),
+    Variant("gauss_southwell block=8", "other", alone=(), lr=0.3, steps=250, deaths=False),
     Variant("sgp", "share"),
     Variant("overlap_sgp peers=random", "share", deaths=False),
     Variant("layup bucket_bytes=600", "share"),
