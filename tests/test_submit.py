@@ -183,6 +183,7 @@ def test_an_attack_in_an_option_is_refused(name: str, attack: str) -> None:
     assert str(refused.value).isprintable()
 
 
+@settings(deadline=None)
 @given(name=st.sampled_from(sorted(GOOD)), value=NASTY)
 def test_any_text_in_an_option_is_one_word_of_one_line_or_refused(name: str, value: str) -> None:
     plain = flags(written(Request(tasks=1, mail="me", job_name="a", array="1", after="1")))
@@ -198,7 +199,7 @@ def test_any_text_in_an_option_is_one_word_of_one_line_or_refused(name: str, val
     assert all(re.fullmatch(r"--[a-z-]+(=[A-Za-z0-9_.,:@%+*&|()\[\]-]+)?", line) for line in text)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     name=st.sampled_from([*sorted(GOOD), "name", "nodes", "tasks", "site", "results"]),
     value=NASTY | st.sampled_from(ATTACKS),
@@ -215,7 +216,7 @@ def test_any_text_on_the_command_line_is_a_dry_run_or_one_line(name: str, value:
         assert err.count("\n") == 1
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(NASTY.filter(lambda word: "\0" not in word), min_size=1, max_size=8))
 def test_bash_reads_quoted_words_back(words: list[str]) -> None:
     line = " ".join(map(quoted, words))
@@ -329,12 +330,21 @@ def test_a_mistake_in_a_site_file(text: str, complaint: str) -> None:
     assert str(refused.value).isprintable()
 
 
+def test_the_readmes_site_file_can_be_used() -> None:
+    blocks = (PACKAGE.parent / "README.md").read_text().split("```")
+    (block,) = [block for block in blocks if block.startswith("toml\nlauncher")]
+    site = parse_site(tomllib.loads(block.removeprefix("toml\n")))
+    assert site.launcher == "srun-pmix"
+    assert {"--account=project@cpu", "--tasks=32"} == set(site.defaults)
+
+
 def test_a_site_file_that_is_none(tmp_path: Path) -> None:
     site = tmp_path / "site.toml"
     site.write_text("launcher = \n")
     assert f"--site '{site}': it is not TOML" in refusal("--site", str(site), JOB)
 
 
+@settings(deadline=None)
 @given(key=st.sampled_from(["modules", "sbatch_flags", "launcher", "binding"]), value=NASTY)
 def test_any_word_of_a_site_file_is_one_word_or_refused(key: str, value: str) -> None:
     try:
