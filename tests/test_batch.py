@@ -17,6 +17,7 @@ batch_begin
 batch_run "$(batch_name "$(basename "$1" .py)")" "$@" || true
 batch_end
 """
+SWEEP = SCRIPT.replace('batch_run "$(batch_name "$(basename "$1" .py)")"', "batch_sweep mine")
 TERM_TO_ALL = 'kill -TERM "$PPID"; sleep 0.1; exit 143'
 
 
@@ -35,11 +36,11 @@ class Trial:
         path.write_text(f"#!/usr/bin/env bash\n{text}\n")
         path.chmod(0o755)
 
-    def run(self, python: str, *words: str, **variables: str) -> tuple[int, str]:
+    def run(self, python: str, *words: str, script: str = SCRIPT, **variables: str) -> tuple[int, str]:
         """Exit code and standard error when Python is this line."""
         self.program("fake-python", python)
         told = subprocess.run(
-            ["bash", "-c", SCRIPT, "test.sbatch", *(words or ("job.py",))],
+            ["bash", "-c", script, "test.sbatch", *(words or ("job.py",))],
             cwd=HOME, env=self.env | variables, capture_output=True, text=True, timeout=20, check=False,
         )  # fmt: skip
         return told.returncode, told.stderr
@@ -170,3 +171,18 @@ def test_mistakes(trial: Trial, variables: dict[str, str], words: tuple[str, ...
 def test_variables_that_override_are_named(trial: Trial) -> None:
     said = trial.run(done(trial), SBATCH_PARTITION="debug")[1]
     assert "SBATCH_PARTITION=debug was set when this was submitted: it overrides the script's own #SBATCH line" in said
+
+
+def test_what_a_worker_of_a_sweep_is_told(trial: Trial) -> None:
+    line = f'printf "%s\\n" "$@" >{trial.folder}/words'
+    assert trial.run(line, "sweep.toml", "job.py", "--target", "1", script=SWEEP)[0] == 0
+    assert (trial.folder / "words").read_text().split() == [
+        "-m", "hpcasync.cli", "sweep", "--launcher", "mpirun", "--binding", "auto",
+        "--results", f"{trial.folder}/results", "--name", "mine", "sweep.toml", "job.py", "--target", "1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "ended", "requeued"), [(1, 1, []), (85, 85, ["7"]), (143, 143, [])])
+def test_a_worker_that_is_stopped_is_requeued(trial: Trial, code: int, ended: int, requeued: list[str]) -> None:
+    assert trial.run(f"exit {code}", script=SWEEP)[0] == ended
+    assert trial.requeued == requeued

@@ -138,22 +138,42 @@ def test_a_job_whose_node_fails_begins_again_by_itself(cluster: Cluster) -> None
     assert (run / "DONE").exists()
 
 
-def test_a_grid_with_a_bad_point_and_the_reports_after_it(cluster: Cluster) -> None:
-    grid = cluster.folder / "grid.toml"
-    grid.write_text(f'job = "{JOB}"\nwords = ["--steps", "2"]\n[options]\nlr = [0.1, -1]\n')
-    sweep = cluster.submit("--array=0-2%3", "--ntasks-per-node=1", HOME / "slurm" / "sweep.sbatch", grid)
+def test_a_sweep_with_a_bad_trial_and_the_reports_after_it(cluster: Cluster) -> None:
+    searched = cluster.folder / "searched.toml"
+    searched.write_text("[search]\nlr = [0.1, -1]\n")
+    sweep = cluster.submit(
+        "--array=0-1", "--ntasks-per-node=1", HOME / "slurm" / "sweep.sbatch", searched, JOB, "--steps=2"
+    )
     results = cluster.folder / f"sweep-{sweep}"
     report = HOME / "slurm" / "report.sbatch"
     if_well = cluster.submit(f"--dependency=afterok:{sweep}", "--kill-on-invalid-dep=yes", report, results)
     anyway = cluster.submit(f"--dependency=afterany:{sweep}", report, results)
-    states = [cluster.end(f"{sweep}_{task}")["JobState"] for task in range(3)]
-    assert states == ["COMPLETED", "FAILED", "FAILED"]
-    assert "hpcasync: error: --lr -1.0: it must be a positive number\n" in cluster.output(f"{sweep}_1")
-    assert f"{grid} has no point 2: they are 0-1 (sbatch --array)\n" in cluster.output(f"{sweep}_2")
-    assert (results / "point-0" / "DONE").exists()
+    states = [cluster.end(f"{sweep}_{task}")["JobState"] for task in range(2)]
+    outputs = "".join(cluster.output(f"{sweep}_{task}") for task in range(2))
+    assert sorted(states) == ["COMPLETED", "FAILED"], outputs
+    assert "--lr -1.0: it must be a positive number" in outputs
+    assert len([run for run in results.glob("trial-*") if (run / "DONE").exists()]) == 1
     assert cluster.end(if_well)["JobState"] == "CANCELLED"
     assert cluster.end(anyway)["JobState"] == "COMPLETED", cluster.output(anyway)
     assert (results / "report.html").exists()
+
+
+def test_a_worker_that_is_requeued_goes_on_with_its_trial(cluster: Cluster) -> None:
+    searched = cluster.folder / "searched.toml"
+    searched.write_text("[search]\nlr = [0.1]\n")
+    job = cluster.submit("--array=0", *ACROSS, HOME / "slurm" / "sweep.sbatch", searched, JOB, *SLOW)
+    run = cluster.folder / f"sweep-{job}" / "trial-0000"
+    cluster.wait_for_steps(run, f"{job}_0")
+    known = cluster.folder / "status.json"
+    cluster.command(sys.executable, "-m", "hpcasync.cli", "status", run, "--json", known)
+    (entry,) = json.loads(known.read_text())
+    assert (entry["state"], entry["slurm"]["state"]) == ("running", "RUNNING")
+    cluster.command("scancel", "--batch", "--signal=USR1", f"{job}_0")
+    cluster.skip_hold(f"{job}_0")
+    assert cluster.end(f"{job}_0")["JobState"] == "COMPLETED", cluster.output(f"{job}_0")
+    assert statuses(run) == ["interrupted", "done"]
+    assert [path.name for path in run.parent.glob("trial-*")] == ["trial-0000"]
+    assert "| done |" in (run.parent / "table.md").read_text()
 
 
 def test_a_bench_interleaves_strategies_and_gives_each_repetition_a_seed(cluster: Cluster) -> None:

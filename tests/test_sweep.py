@@ -291,13 +291,25 @@ def test_what_becomes_of_a_trial(case: str, tmp_path: Path) -> None:
     assert found.refused == (case == "refused")
 
 
-def test_a_signal_reaches_the_run_and_the_worker_remembers_it(tmp_path: Path) -> None:
-    """The job signals its worker, as Slurm would, once it listens itself."""
-    action = "write('running', {}, {}); os.kill(os.getppid(), signal.SIGUSR1); wait(); sys.exit(85)"
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 85), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_asks_the_run_for_a_clean_end(number: int, code: int, tmp_path: Path) -> None:
+    """The job signals its worker, as Slurm would, once it listens itself. It gets SIGUSR1 in any case."""
+    action = f"write('running', {{}}, {{}}); os.kill(os.getppid(), {number}); wait(); print(ended); sys.exit(85)"
     with Signals().listening() as signals:
         found = act(tmp_path, action, signals=signals)
-    assert (found.state, found.code) == ("interrupted", 85)
-    assert signals.received == signal.SIGUSR1
+    assert (found.state, found.code) == ("interrupted", code)
+    assert signals.received == number
+    assert (tmp_path / "log").read_text() == f"[{signal.SIGUSR1.value}]\n"
+
+
+def test_a_second_sigterm_reaches_the_run_as_it_is(tmp_path: Path) -> None:
+    action = (
+        "write('running', {}, {}); os.kill(os.getppid(), signal.SIGTERM); wait(); ended.clear();"
+        "os.kill(os.getppid(), signal.SIGTERM); wait(); print(ended)"
+    )
+    with Signals().listening() as signals:
+        assert act(tmp_path, action, signals=signals).state == "interrupted"
+    assert (tmp_path / "log").read_text() == f"[{signal.SIGTERM.value}]\n"
 
 
 # Which trial comes next

@@ -115,23 +115,37 @@ batch_run() {
     esac
   done
   [[ ! -e $folder/DONE ]] || return 0
-  if [[ -n $batch_stopped$batch_signal ]]; then
-    batch_stopped=${batch_stopped:-85}
-    return 85
-  fi
-  "$HPCASYNC_PYTHON" -m hpcasync.cli run --launcher "$HPCASYNC_LAUNCHER" --binding "${HPCASYNC_BINDING:-auto}" "$job" \
-    --results "$HPCASYNC_RESULTS" --name "$name" --resume "$@" &
-  batch_wait $! && code=0 || code=$?
+  batch_hpcasync run "$job" --results "$HPCASYNC_RESULTS" --name "$name" --resume "$@" && code=0 || code=$?
   if ((code == 0)) && [[ ! -e $folder/DONE ]]; then
     batch_say "error: $folder has no DONE, though the exit code is 0"
     code=1
   fi
-  if ((code == 85 || code == 143)) || { ((code)) && [[ ! -e $folder/FAILED.json ]] && batch_is_interrupted; }; then
-    batch_stopped=$code
+  batch_note "$code" "$folder/FAILED.json"
+}
+
+# batch_sweep NAME SWEEP.toml JOB.py [options]: a worker of the sweep in $HPCASYNC_RESULTS/NAME, until no trial is left
+batch_sweep() {
+  local name=$1 code
+  shift
+  batch_hpcasync sweep --results "$HPCASYNC_RESULTS" --name "$name" "$@" && code=0 || code=$?
+  batch_note "$code"
+}
+
+# batch_hpcasync VERB [words]: its exit code; 85 if a signal has come already
+batch_hpcasync() {
+  [[ -z $batch_stopped$batch_signal ]] || return 85
+  "$HPCASYNC_PYTHON" -m hpcasync.cli "$1" --launcher "$HPCASYNC_LAUNCHER" --binding "${HPCASYNC_BINDING:-auto}" "${@:2}" &
+  batch_wait $!
+}
+
+# batch_note CODE [FILE]: what ended with this code was stopped, or has failed, which it has for certain if FILE exists
+batch_note() {
+  if (($1 == 85 || $1 == 143)) || { (($1)) && [[ -z ${2:-} || ! -e $2 ]] && batch_is_interrupted; }; then
+    batch_stopped=${batch_stopped:-$1}
   elif ((batch_code == 0)); then
-    batch_code=$code
+    batch_code=$1
   fi
-  return "$code"
+  return "$1"
 }
 
 # The exit code of a run. A trapped signal ends wait, not what is waited for.

@@ -65,12 +65,16 @@ class Outcome:
 
 
 class Signals:
-    """Remembers the first SIGINT, SIGTERM or SIGUSR1 that the worker got, and hands it on to the run."""
+    """Remembers the first SIGINT, SIGTERM or SIGUSR1 that the worker got, and asks the run for a clean end.
+
+    The run is asked by SIGUSR1, which it may get several times: Slurm's scancel signals worker and run at once, and a
+    second SIGTERM would end the ranks before their checkpoint. A second one that the worker gets is handed on as it is.
+    """
 
     def __init__(self) -> None:
         self.received = 0
         self._process: subprocess.Popen[bytes] | None = None
-        self._sent = False
+        self._asked = False
 
     @contextmanager
     def listening(self) -> Iterator[Signals]:
@@ -85,18 +89,20 @@ class Signals:
     def reach(self, process: subprocess.Popen[bytes] | None) -> None:
         """Signals go to ``process`` from now on, also one that came while there was none."""
         self._process = process
-        if process is not None and self.received and not self._sent:
-            self._send(self.received)
+        if process is not None and self.received and not self._asked:
+            self._ask(process)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
+        again = self.received not in (0, signal.SIGUSR1)
         self.received = self.received or number
-        if self._process is not None:
-            self._send(number)
+        if self._process is not None and again and number != signal.SIGUSR1:
+            self._process.send_signal(number)
+        elif self._process is not None:
+            self._ask(self._process)
 
-    def _send(self, number: int) -> None:
-        assert self._process is not None
-        self._sent = True
-        self._process.send_signal(number)
+    def _ask(self, process: subprocess.Popen[bytes]) -> None:
+        self._asked = True
+        process.send_signal(signal.SIGUSR1)
 
 
 def perform(
