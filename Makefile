@@ -33,7 +33,8 @@ demo: .venv/ready ## Train with every strategy on 4 local ranks, one of them 4 t
 	@.venv/bin/hpcasync report $(DEMO)
 
 test: .venv/ready .venv-mpich/ready .venv/horovod ## Run every test: one process, simulated ranks and Slurm, then 1, 2 and 4 ranks under Open MPI and MPICH, and on Horovod
-	@status=0; .venv/bin/python -m pytest -n 2 --dist loadgroup || status=1; \
+	@status=0; .venv/bin/python -m pytest -n 2 --dist worksteal -m 'not alone' || status=1; \
+	.venv/bin/python -m pytest -m alone || status=1; \
 	for ranks in 1 2 4; do \
 	  echo "--- Open MPI, $$ranks ranks"; $(OPENMPI) -n $$ranks .venv/bin/python $(MPI_TESTS) </dev/null || status=1; \
 	  echo "--- MPICH, $$ranks ranks"; $(MPICH) -n $$ranks .venv-mpich/bin/python $(MPI_TESTS) </dev/null || status=1; \

@@ -403,7 +403,7 @@ def test_names_and_counts() -> None:
     assert counts("--ranks", "1, 4") == [1, 4]
 
 
-@pytest.mark.xdist_group("launches")
+@pytest.mark.alone
 @pytest.mark.timeout(600)  # four launches, on a machine that others may load
 def test_world_is_measured_on_two_real_ranks(tmp_path: Path) -> None:
     out = tmp_path / "rows.json"

@@ -12,7 +12,7 @@ from tests import two_hosts
 pytestmark = [
     pytest.mark.skipif(two_hosts.why_not() is not None, reason=str(two_hosts.why_not())),
     pytest.mark.timeout(260),
-    pytest.mark.xdist_group("launches"),  # 4 ranks, and others beside them would keep them waiting
+    pytest.mark.alone,
 ]
 
 # Every verb, and strategies that use them in different ways; plain hogwild is for one node.

@@ -16,7 +16,7 @@ from tests.slurm_cluster import HOME, Cluster
 
 pytestmark = [
     pytest.mark.skipif(slurm_cluster.why_not() is not None, reason=str(slurm_cluster.why_not())),
-    pytest.mark.xdist_group("launches"),
+    pytest.mark.alone,
     pytest.mark.timeout(240),
 ]
 

@@ -90,7 +90,7 @@ def test_a_death_at_any_call_is_survived(
     assert fates.count("went on") >= 5
 
 
-@pytest.mark.xdist_group("launches")
+@pytest.mark.alone
 @pytest.mark.timeout(600)  # four launches, on a machine that others may load
 def test_real_ranks_are_killed_and_the_others_finish(tmp_path: Path) -> None:
     out = tmp_path / "rows.json"
