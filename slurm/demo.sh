@@ -5,7 +5,7 @@ set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 
 results=results/slurm-demo
-patience=600 # seconds, for everything
+patience=900 # seconds, for everything
 
 fail() {
   echo "demo: $1" >&2
@@ -43,7 +43,10 @@ trap 'slurm/cluster.sh stop' EXIT
 eval "$(slurm/cluster.sh env)"
 
 export HPCASYNC_RESULTS=$results HPCASYNC_STRATEGIES='sync; stale; eager bound=8' HPCASYNC_REPETITIONS=1
+[[ ! -e $results || -e $results/.demo ]] || fail "$results was not made by the demo; move it away first"
+rm -rf "$results"
 mkdir -p "$results"
+touch "$results/.demo"
 bench=$(sbatch --parsable --array=0-1%1 --nodes=4 --ntasks-per-node=1 --output="$results/%x-%A_%a.out" \
   slurm/bench.sbatch jobs/image_classification.py --slow 3:4 --step-seconds 0.02 --target 0.95 --seconds 20)
 report=$(sbatch --parsable --dependency="afterany:$bench" --output="$results/%x-%j.out" \
