@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,18 @@ def imports(path: Path) -> set[str]:
             names.add(node.module or "")
             names |= {f"{node.module}.{alias.name}" for alias in node.names if node.module == "hpcasync"}
     return names
+
+
+@pytest.mark.parametrize("folder", ["hpcasync", "jobs", "tests"])
+def test_whatever_is_imported_is_a_declared_dependency(folder):
+    """A package that happens to lie on the developer's machine is missing on the user's."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = project["dependencies"] + extras["sweep"] + (extras["test"] if folder == "tests" else [])
+    names = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in declared}
+    names |= {"sklearn", "hpcasync", "tests", "horovod"}  # Horovod: whoever asks for it is told of `make horovod`
+    used = {name.split(".")[0] for path in (ROOT / folder).rglob("*.py") for name in imports(path)}
+    assert used - names <= sys.stdlib_module_names | {"__future__"}
 
 
 def layer_of(dotted: str) -> str | None:
