@@ -73,7 +73,9 @@ class Straggler(Training):
 
     name: ClassVar = "straggler"
     example: ClassVar = "hpcasync bench straggler --ranks 4 --peers horovod,ddp"
-    default_strategies: ClassVar = ("eager bound=8", "downpour", "hogwild", "sync", "stale")
+    default_strategies: ClassVar = (
+        "eager bound=8", "downpour push=4 pull=4", "downpour", "hogwild", "sync", "stale"
+    )  # fmt: skip
 
     ranks: Annotated[int, arg(metavar="N")] = 4
     """How many ranks; the last one is four times slower."""

@@ -1,7 +1,6 @@
 """One training step of every subject: our strategies, no exchange at all, Horovod, and PyTorch's DDP.
 
-All of them compute the same; ``world.computed()`` stands where a step's computation ends, so that ``hpcasync.faults``
-slows all of them down by the same law.
+All of them compute the same, and ``hpcasync.faults`` slows all of them down by the same law.
 """
 
 from __future__ import annotations
@@ -39,6 +38,26 @@ def compute(model: nn.Module, x: Tensor, y: Tensor) -> None:
     torch.autograd.backward(F.cross_entropy(model(x), y))
 
 
+class Paced:
+    """The same, with the time by which a step is padded spent between the passes.
+
+    Gradients are ready when computing ends, and no sooner: whoever exchanges them inside backward() must not hide that
+    in a pause that stands for the computing itself. How long backward() takes is known from the step before, in this
+    thread's CPU time: waiting for others inside it is no computation to be slowed down.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world, self._backward_seconds = world, 0.0
+
+    def compute(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+        started = time.thread_time()
+        loss = F.cross_entropy(model(x), y)
+        self._world.computed(time.thread_time() - started + self._backward_seconds)
+        started = time.thread_time()
+        torch.autograd.backward(loss)
+        self._backward_seconds = time.thread_time() - started
+
+
 class Alone(Strategy):
     """No exchange at all: every rank trains its own model. What the ranks could do if communication were free."""
 
@@ -58,15 +77,13 @@ class Ours:
 
     def __init__(self, workload: Workload, world: World, choice: Choice | None) -> None:
         """``choice``: None for no exchange."""
-        self.model, self._world = workload.model(), world
+        self.model, self._paced = workload.model(), Paced(world)
         replica = Replica(self.model)
         optimizer = workload.optimizer(replica.parameters())
         self.strategy = choice.build(replica, world, optimizer) if choice else Alone(replica, world, optimizer)
 
     def step(self, x: Tensor, y: Tensor) -> None:
-        started = self._world.now()
-        compute(self.model, x, y)
-        self._world.computed(self._world.now() - started)
+        self._paced.compute(self.model, x, y)
         self.strategy.step()
 
     def end(self) -> None:
@@ -82,7 +99,7 @@ class Horovod:
         import horovod.torch as hvd
 
         hvd.init()
-        self._hvd, self._world = hvd, world
+        self._hvd, self._paced = hvd, Paced(world)
         self._model = workload.model()
         hvd.broadcast_parameters(self._model.state_dict(), root_rank=0)
         self._optimizer = hvd.DistributedOptimizer(
@@ -90,10 +107,8 @@ class Horovod:
         )
 
     def step(self, x: Tensor, y: Tensor) -> None:
-        started = self._world.now()
         self._optimizer.zero_grad()
-        compute(self._model, x, y)
-        self._world.computed(self._world.now() - started)
+        self._paced.compute(self._model, x, y)
         self._optimizer.step()
 
     def end(self) -> None:
@@ -107,16 +122,13 @@ class DDP:
 
     def __init__(self, workload: Workload, world: World) -> None:
         join_gloo(world)
-        self._world = world
+        self._paced = Paced(world)
         self._model = torch.nn.parallel.DistributedDataParallel(workload.model())
         self._optimizer = workload.optimizer(self._model.parameters())
 
     def step(self, x: Tensor, y: Tensor) -> None:
-        # This thread's CPU time: backward() waits for the slowest rank, and that is no computation to be slowed down.
-        started = time.thread_time()
         self._optimizer.zero_grad()
-        compute(self._model, x, y)
-        self._world.computed(time.thread_time() - started)
+        self._paced.compute(self._model, x, y)
         self._optimizer.step()
 
     def end(self) -> None:
