@@ -13,7 +13,8 @@ Numbered phases of round R. One rank, drawn at random among those that have not 
 4. when the sums are there, all ranks know the same: who contributed, who has missed how many rounds, who has left. From
    this follow the initiator of round R + 1 and those whom it waits for.
 
-Contributions are never copied: a rank hands its messages over and fills others.
+Contributions are not copied: a rank hands its messages over and fills others, which go round in turn. A few of them are
+the channel's buffers; a rank that falls behind needs more, and those are its own memory.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from torch import Tensor
 
 from hpcasync.errors import UsageError
 from hpcasync.world import Quorum, Reduce, Request, Round, Stages, World, WorldError
+
+_KEPT = 4  # sets of messages that are the channel's: one being filled, one waiting, one travelling, one being read
 
 
 class PartialRounds:
@@ -63,9 +66,9 @@ class PartialRounds:
         self._rank, self._size = channel.rank, size
         self._layout = [(message.numel(), message.dtype) for message in like]
         self._messages = threading.Lock()  # guards what follows
-        self._filled = self._unused()
-        self._contributed = 0  # contributions that _filled is the sum of
-        self._spare: list[list[Tensor]] = []
+        self._filled: list[list[Tensor]] = []  # contributions that no round has taken yet
+        self._spare: deque[list[Tensor]] = deque()  # the channel's own on the right
+        self._kept: set[int] = set()  # addresses of these
         self._arrived: deque[Round] = deque()
         self._lent: list[Tensor] | None = None
         self._left = False
@@ -90,6 +93,10 @@ class PartialRounds:
 
     def open(self) -> None:
         """Collective. Before the first :meth:`poll`."""
+        for _ in range(_KEPT):
+            messages = [self._channel.buffer(length, dtype) for length, dtype in self._layout]
+            self._kept.add(messages[0].data_ptr())
+            self._spare.append(messages)
         self._board = self._channel.window(self._size, torch.int64)
         self._activations = self._channel.window(1, torch.int64)
 
@@ -110,18 +117,17 @@ class PartialRounds:
         self._check()
         return self._ended and not self._arrived
 
+    def unused(self) -> list[Tensor]:
+        with self._messages:
+            return self._take_spare()
+
     def contribute(self, messages: Sequence[Tensor]) -> list[Tensor]:
         self._check()
         if self._left:
             raise WorldError(f"rank {self._rank} contributes after it has left")
         with self._messages:
-            if self._contributed:
-                for total, message in zip(self._filled, messages, strict=True):
-                    total.add_(message)
-                unused = list(messages)
-            else:
-                unused, self._filled = self._filled, list(messages)
-            self._contributed += 1
+            self._filled.append(list(messages))
+            unused = self._take_spare()
             self._pending += 1
         self._wake(self)
         return unused
@@ -130,7 +136,7 @@ class PartialRounds:
         self._check()
         with self._messages:
             if self._lent is not None:
-                self._spare.append(self._lent)
+                self._put_back(self._lent)
                 self._lent = None
             if not self._arrived:
                 return None
@@ -189,7 +195,7 @@ class PartialRounds:
         if int(self._activations.local) > self._round:
             return self._join
         unmarked = not self._marked and not self._gone[self._rank]
-        if unmarked and (self._contributed or self._left) and self._board.test():
+        if unmarked and (self._filled or self._left) and self._board.test():
             return self._mark
         initiating = self._initiator == self._rank and not self._activated
         if initiating and self._may_start() and self._activations.test():
@@ -207,7 +213,7 @@ class PartialRounds:
 
     def _mark(self) -> None:
         """Phase 1. A cell holds 2 (R + 1) for contributions pending in round R, one more for none now and later."""
-        cell = 2 * (self._round + 1) + (not self._contributed)
+        cell = 2 * (self._round + 1) + (not self._filled)
         self._board.flush()  # the last mark has arrived: its buffer is mine again
         self._difference.fill_(cell - self._cells[self._initiator])
         self._board.push(self._difference, self._initiator, self._rank)
@@ -235,13 +241,18 @@ class PartialRounds:
     def _join(self) -> None:
         """Phase 3."""
         with self._messages:
-            self._travelling, contributed = self._filled, self._contributed
-            self._filled, self._contributed = self._spare.pop() if self._spare else self._unused(), 0
+            taken, self._filled = self._filled, []
+            self._travelling, *others = taken or [self._take_spare()]
             self._table[:] = 0
-            self._table[0, self._rank], self._table[1, self._rank] = contributed, self._left
-        if not contributed:
-            for message in self._travelling:
-                message.zero_()
+            self._table[0, self._rank], self._table[1, self._rank] = len(taken), self._left
+        for number, total in enumerate(self._travelling):
+            if not taken:
+                total.zero_()
+            for messages in others:  # added up here, in the driver's time: the rank computes meanwhile
+                total.add_(messages[number])
+        with self._messages:
+            for messages in others:
+                self._put_back(messages)
         known = self._channel.iallreduce(self._known)
         self._stages = self._reduce(self._channel, self._travelling)
         self._requests = [known, *next(self._stages)]
@@ -263,7 +274,7 @@ class PartialRounds:
             if contributors.any():
                 self._arrived.append(Round(self._travelling, counts))
             else:
-                self._spare.append(self._travelling)
+                self._put_back(self._travelling)
             self._ended = bool(self._gone.all())
         self._round += 1
         self._draw()
@@ -275,8 +286,16 @@ class PartialRounds:
         if len(candidates):
             self._initiator = int(candidates[self._random.randrange(len(candidates))])
 
-    def _unused(self) -> list[Tensor]:
-        return [torch.empty(length, dtype=dtype) for length, dtype in self._layout]
+    def _take_spare(self) -> list[Tensor]:
+        return (
+            self._spare.pop() if self._spare else [torch.empty(length, dtype=dtype) for length, dtype in self._layout]
+        )
+
+    def _put_back(self, messages: list[Tensor]) -> None:
+        if messages[0].data_ptr() in self._kept:
+            self._spare.append(messages)
+        else:
+            self._spare.appendleft(messages)
 
     def _check(self) -> None:
         if self._error is not None:

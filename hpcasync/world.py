@@ -168,8 +168,12 @@ class Partial(Protocol):
         """True when all ranks have left, everything contributed is in a round, and I have been given all rounds."""
         ...
 
+    def unused(self) -> list[Tensor]:
+        """Messages to fill, in memory that rounds are fastest with: whatever they hold is of no use."""
+        ...
+
     def contribute(self, messages: Sequence[Tensor]) -> list[Tensor]:
-        """Hand in ``messages``. Returns at once, with messages to fill next: whatever they hold is of no use."""
+        """Hand in ``messages``. Returns at once, with :meth:`unused` ones."""
         ...
 
     def reduce_by(self, reduce: Reduce) -> None:

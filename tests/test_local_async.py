@@ -167,7 +167,7 @@ def test_two_levels_bring_every_way_to_the_center_once(steps, period, accumulate
         ("delayed_nesterov c=0.6", "c=0.6: it is a share of the momentum, from 0 to 1 / 2"),
         ("delayed_nesterov outer_lr=0", "outer_lr=0: it is above 0"),
         ("dylu outer_momentum=1", "outer_momentum=1: it is in [0, 1)"),
-        ("halos accumulate=0", "accumulate=0: 1 or more"),
+        ("halos accumulate=0", "accumulate=0: it counts exchanges, so 1 or more"),
         ("halos mix=0", "mix=0: it is a share, above 0 and up to 1"),
         ("halos outer_lr=0", "outer_lr=0: it is above 0"),
         ("halos outer_momentum=1", "outer_momentum=1: it is in [0, 1)"),

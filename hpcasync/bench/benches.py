@@ -17,6 +17,8 @@ from hpcasync.strategies import STRATEGIES
 
 STEP_SECONDS = 0.02
 SLOW_FACTOR = 4.0
+PROGRESS = "HPCASYNC_PROGRESS"  # hpcasync.mpi.progress.OPTION: importing that would initialize MPI in this process
+POST_COLLECTIVES = ("stale", "as_ready")  # of the strategies that bench overlap measures by default
 QUICK_SHARE = 0.1  # of the time that is measured otherwise
 
 # Exponential step times vary as much as they last, so they are measured for longer.
@@ -40,10 +42,12 @@ class Training(Options):
     references: ClassVar = dict.fromkeys((NONE, LOCKSTEP, *PEERS["horovod"], *PEERS["ddp"]), training.METRIC)
 
     def training(self, size: int, case: str, seconds: float, **settings: Any) -> list[Launch]:
-        """One launch per subject: no exchange at all, the strategies, the peers."""
+        """One launch per subject: no exchange at all, the strategies, these in other environments, the peers."""
         seconds = seconds * (QUICK_SHARE if self.quick else 1)
         warmup_seconds = seconds / 4
         peers = self.peer_environments()
+        own: dict[str, dict[str, str]] = {subject: {} for subject in (NONE, *self.chosen_strategies())}
+        subjects = own | self.variants() | peers
         return [
             Launch(
                 case=case,
@@ -61,10 +65,14 @@ class Training(Options):
                 },
                 seconds=warmup_seconds + seconds,
                 peer=subject in peers,
-                environment=peers.get(subject, {}),
+                environment=environment,
             )
-            for subject in (NONE, *self.chosen_strategies(), *peers)
+            for subject, environment in subjects.items()
         ]
+
+    def variants(self) -> dict[str, dict[str, str]]:
+        """{subject: environment} of strategies that are measured once more."""
+        return {}
 
 
 @dataclass(kw_only=True)
@@ -106,8 +114,13 @@ class Overlap(Training):
     def launches(self) -> list[Launch]:
         """How much does exchanging cost ranks of equal speed? An MLP of 6.6 M parameters, AdamW, 64 samples a step.
 
-        Subject `none` exchanges nothing."""
+        Subject `none` exchanges nothing. What strategies that post collectives lose or gain by the progress thread is
+        shown by those without it."""
         return self.training(ranks(self.ranks, 1), f"{self.ranks} ranks", 8.0, workload="mlp 6.6 M")
+
+    def variants(self) -> dict[str, dict[str, str]]:
+        posting = [text for text in self.chosen_strategies() if text.split()[0] in POST_COLLECTIVES]
+        return {text + training.NO_THREAD: {PROGRESS: "none"} for text in posting}
 
 
 @dataclass(kw_only=True)

@@ -17,6 +17,7 @@ from hpcasync.world import World
 METRIC, UNIT = "samples_per_second", "1/s"
 NONE = "none"  # the subject that exchanges nothing
 LOCKSTEP = "lockstep"  # not measured: what ranks reach that all wait for the slowest, and lose nothing else
+NO_THREAD = ", no progress thread"  # ends a subject that is a strategy without MPIWorld's thread
 
 _PEERS: dict[str, Callable[[Workload, World], Trainer]] = {"horovod": Horovod, "ddp": DDP}
 
@@ -133,7 +134,8 @@ def _trainer(subject: str, work: Workload, world: World) -> Trainer:
     peer = _PEERS.get(subject.partition(",")[0])  # "horovod, cycle 0.1 ms" is Horovod, too
     if peer is not None:
         return peer(work, world)
-    return Ours(work, world, None if subject == NONE else parse_strategy(subject.split()))
+    words = subject.removesuffix(NO_THREAD).split()
+    return Ours(work, world, None if subject == NONE else parse_strategy(words))
 
 
 def _gather(world: World, value: float) -> list[float]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from hpcasync.mpi.progress import Wait
 from hpcasync.mpi.window import allocate
-from hpcasync.world import split
+from hpcasync.world import Request, split
 
 _DEPTH = 64  # reductions in flight at most; a further one waits for the oldest
 _BLOCK = 1 << 16  # elements added up at a time: 256 kB of float32 stay in a core's cache
@@ -138,3 +138,21 @@ class NodeRequest:
 
     def wait(self) -> None:
         self._wait(self.poll)
+
+
+class SlotRequest:
+    """A reduction of ``slot``, whose sum is for ``buffer``."""
+
+    def __init__(self, request: Request, slot: Tensor, buffer: Tensor) -> None:
+        self._request, self._slot, self._buffer = request, slot, buffer
+        self._home = False
+
+    def test(self) -> bool:
+        if not self._home and self._request.test():
+            self._buffer.copy_(self._slot)
+            self._home = True
+        return self._home
+
+    def wait(self) -> None:
+        self._request.wait()
+        self.test()

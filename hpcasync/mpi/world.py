@@ -16,7 +16,7 @@ from hpcasync.errors import UsageError
 from hpcasync.mpi.failure import TOLERATED, Lookout, deaths_as_rank_failed
 from hpcasync.mpi.inbox import Inbox
 from hpcasync.mpi.progress import MPIRequest, Progress, as_bytes, threaded, wait, wire
-from hpcasync.mpi.reduction import NodeReduction, NodeRequest
+from hpcasync.mpi.reduction import NodeReduction, NodeRequest, SlotRequest
 from hpcasync.mpi.remote import Remote
 from hpcasync.mpi.segment import Segment
 from hpcasync.mpi.survival import agree, survivors
@@ -87,8 +87,8 @@ class MPIWorld:
 
     @deaths_as_rank_failed()
     def allreduce(self, buffer: Tensor) -> None:
-        if self._reduction is not None and self._reduction.owns(buffer):
-            self._reduction.iallreduce(buffer).wait()
+        if (reduction := self._owner(buffer)) is not None:
+            reduction.iallreduce(buffer).wait()
             return
         if not self._may_block():  # between nodes it would also spin on the core for as long as the wire takes
             self.iallreduce(buffer).wait()
@@ -102,8 +102,8 @@ class MPIWorld:
 
     @deaths_as_rank_failed()
     def iallreduce(self, buffer: Tensor) -> Request:
-        if self._reduction is not None and self._reduction.owns(buffer):
-            return self._begin(self._reduction.iallreduce(buffer))
+        if (reduction := self._owner(buffer)) is not None:
+            return self._begin(reduction.iallreduce(buffer))
         travelling = wire(buffer)
         request = self._comm.Iallreduce(MPI.IN_PLACE, travelling.numpy(), MPI.SUM)
         return self._begin(MPIRequest(request, buffer, travelling, self._wait))
@@ -124,7 +124,8 @@ class MPIWorld:
     def partial(self, like: Sequence[Tensor], quorum: Quorum, bound: int) -> PartialRounds:
         with self._assembled():
             channel = _Channel(self._comm.Dup(), beside=self)
-        rounds = PartialRounds(channel, like, quorum, bound, PartialRounds.poll)
+        channel.reserve(like)
+        rounds = PartialRounds(channel, like, quorum, bound, _let_be if self._progress.threaded else PartialRounds.poll)
         rounds.open()
         self._channels.append((channel, rounds))
         self._progress.serve(rounds.poll)
@@ -251,6 +252,10 @@ class MPIWorld:
         self._node_comm.Free()
         self._comm.Free()
 
+    def _owner(self, buffer: Tensor) -> NodeReduction | None:
+        """Who reduces ``buffer`` where it lies, if it is one of :meth:`buffer` or a span of it."""
+        return self._reduction if self._reduction is not None and self._reduction.owns(buffer) else None
+
     def _begin(self, request: MPIRequest | NodeRequest) -> Request:
         if not request.poll():
             self._progress.add(request)
@@ -303,8 +308,23 @@ class MPIWorld:
         self._lookout.check()
 
 
+def _let_be(rounds: PartialRounds) -> None:
+    """The progress thread will look at them within a millisecond; the rank has its next step to compute."""
+
+
 class _Channel(MPIWorld):
     """The World of partial allreduces, which test their requests themselves whenever they are polled."""
+
+    def reserve(self, like: Sequence[Tensor]) -> None:
+        """Collective. Memory in which messages like these are reduced that are none of my buffers, one at a time: to
+        carry them there and back takes less time than MPI's reduction."""
+        self._slots = [self.buffer(message.numel(), message.dtype) for message in like]
+
+    def iallreduce(self, buffer: Tensor) -> Request:
+        for slot in self._slots if not self._owner(buffer) else []:
+            if slot.numel() == buffer.numel() and slot.dtype == buffer.dtype and self._owner(slot):
+                return SlotRequest(super().iallreduce(slot.copy_(buffer)), slot, buffer)
+        return super().iallreduce(buffer)
 
     def _begin(self, request: MPIRequest | NodeRequest) -> Request:
         return request

@@ -66,6 +66,8 @@ class Eager(Strategy):
             raise UsageError(f"policy={policy}: eager takes async, ringmaster, dc, inverse or delay_adaptive")
         super().__init__(replica, world, optimizer)
         self._rounds = world.partial([pair.message for pair in replica.pairs], parsed, bound)
+        for pair, message in zip(replica.pairs, self._rounds.unused(), strict=True):
+            pair.use_messages([message.zero_()])
         self.bound = bound if world.size > 1 else 0  # a rank alone has nobody to run ahead of
         self._applied = 0
         self._read: deque[int] = deque()  # rounds applied before each of my pending gradients was computed
@@ -87,7 +89,8 @@ class Eager(Strategy):
         else:
             self.dropped += 1
             self.replica.zero_grads()
-        self.world.wait_until(self._near)
+        if not self._near():
+            self.world.wait_until(self._near)
         self._apply_arrived()
         self._note_read()
 

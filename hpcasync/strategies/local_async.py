@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hpcasync.errors import UsageError
 from hpcasync.replica import Replica
-from hpcasync.strategies.outer import Outer
-from hpcasync.strategies.strategy import Strategy
+from hpcasync.strategies.outer import Roaming
 from hpcasync.world import World
 
 
-class DelayedNesterov(Strategy):
+class DelayedNesterov(Roaming):
     """Asynchronous local SGD with delayed Nesterov momentum outside.
 
         every step:                x_r <- optimizer(x_r, g_r(x_r))
@@ -51,21 +49,11 @@ class DelayedNesterov(Strategy):
         c: float = 0.0,
     ) -> None:
         every = every or world.size
-        if period < 1:
-            raise UsageError(f"period={period}: it counts steps, so 1 or more")
         if every < 1:
             raise UsageError(f"every={every}: it counts updates, so 1 or more, or 0 for one per rank")
-        if not outer_lr > 0:
-            raise UsageError(f"outer_lr={outer_lr}: it is above 0")
-        if not 0 <= outer_momentum < 1:
-            raise UsageError(f"outer_momentum={outer_momentum}: it is in [0, 1)")
         if not 0 <= c <= 1 / every:
             raise UsageError(f"c={c}: it is a share of the momentum, from 0 to 1 / {every}")
-        super().__init__(replica, world, optimizer)
-        self.period, self._since = period, 0  # steps since the last exchange
-        self._anchors = [pair.params.detach().clone() for pair in replica.pairs]
-        self._outer = Outer(world, self._anchors, outer_lr, outer_momentum, every, c)
-        self._read = 0  # updates that the anchors have in them
+        super().__init__(replica, world, optimizer, period, outer_lr, outer_momentum, every, c)
         world.barrier()
 
     def step(self) -> None:
@@ -82,28 +70,6 @@ class DelayedNesterov(Strategy):
         self.world.barrier()
         self._take_on()
 
-    def parameters(self) -> list[Tensor]:
-        centers = [torch.empty_like(anchor) for anchor in self._anchors]
-        self._outer.pull(centers)
-        return centers
-
-    def state_dict(self) -> dict[str, Any]:
-        self.world.barrier()
-        return {
-            **super().state_dict(),
-            "outer": self._outer.state(),
-            "anchors": [anchor.clone() for anchor in self._anchors],
-            "since": self._since,
-            "read": self._read,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._outer.restore(state["outer"])
-        for anchor, saved in zip(self._anchors, state["anchors"], strict=True):
-            anchor.copy_(saved)
-        self._since, self._read = int(state["since"]), int(state["read"])
-        super().load_state_dict(state)
-
     def _steps_now(self) -> int:
         """The steps that this rank makes before its next exchange."""
         return self.period
@@ -118,8 +84,7 @@ class DelayedNesterov(Strategy):
     def _take_on(self) -> None:
         """Go on from the center."""
         self._read = self._outer.pull(self._anchors)
-        for anchor, pair in zip(self._anchors, self.replica.pairs, strict=True):
-            pair.params.copy_(anchor)
+        self._go_on()
 
 
 class DynamicLocal(DelayedNesterov):

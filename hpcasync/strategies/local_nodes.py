@@ -10,8 +10,7 @@ from torch import Tensor
 
 from hpcasync.errors import UsageError
 from hpcasync.replica import Replica
-from hpcasync.strategies.outer import Outer
-from hpcasync.strategies.strategy import Strategy
+from hpcasync.strategies.outer import Roaming
 from hpcasync.strategies.tally import Tally
 from hpcasync.world import World
 
@@ -50,7 +49,7 @@ class _NodeCenter:
         self.tally.local.copy_(state["tally"])
 
 
-class Halos(Strategy):
+class Halos(Roaming):
     """Asynchronous local SGD in two levels, after HALoS.
 
         every ``period`` steps of r:             y_v <- y_v + (x_r - anchor_r) / n_v,   x_r, anchor_r <- y_v
@@ -85,21 +84,13 @@ class Halos(Strategy):
         outer_lr: float = 0.7,
         outer_momentum: float = 0.9,
     ) -> None:
-        for name, count in (("period", period), ("accumulate", accumulate)):
-            if count < 1:
-                raise UsageError(f"{name}={count}: 1 or more")
+        if accumulate < 1:
+            raise UsageError(f"accumulate={accumulate}: it counts exchanges, so 1 or more")
         if not 0 < mix <= 1:
             raise UsageError(f"mix={mix}: it is a share, above 0 and up to 1")
-        if not outer_lr > 0:
-            raise UsageError(f"outer_lr={outer_lr}: it is above 0")
-        if not 0 <= outer_momentum < 1:
-            raise UsageError(f"outer_momentum={outer_momentum}: it is in [0, 1)")
-        super().__init__(replica, world, optimizer)
-        self.period, self.accumulate, self.mix = period, accumulate, mix
-        self._since = self._read = 0
-        self._anchors = [pair.params.detach().clone() for pair in replica.pairs]
+        super().__init__(replica, world, optimizer, period, outer_lr, outer_momentum, every=_nodes(world), c=0.0)
+        self.accumulate, self.mix = accumulate, mix
         self._node = _NodeCenter(world, self._anchors)
-        self._outer = Outer(world, self._anchors, outer_lr, outer_momentum, self._count_nodes(), 0.0)
         world.barrier()
 
     def step(self) -> None:
@@ -120,34 +111,12 @@ class Halos(Strategy):
         self._outer.pull(self._anchors)
         self._go_on()
 
-    def parameters(self) -> list[Tensor]:
-        centers = [torch.empty_like(anchor) for anchor in self._anchors]
-        self._outer.pull(centers)
-        return centers
-
     def state_dict(self) -> dict[str, Any]:
-        self.world.barrier()
-        return {
-            **super().state_dict(),
-            "outer": self._outer.state(),
-            "node": self._node.state(),
-            "anchors": [anchor.clone() for anchor in self._anchors],
-            "since": self._since,
-            "read": self._read,
-        }
+        return {**super().state_dict(), "node": self._node.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._outer.restore(state["outer"])
         self._node.restore(state["node"])
-        for anchor, saved in zip(self._anchors, state["anchors"], strict=True):
-            anchor.copy_(saved)
-        self._since, self._read = int(state["since"]), int(state["read"])
         super().load_state_dict(state)
-
-    def _count_nodes(self) -> int:
-        leaders = torch.tensor([int(self.world.node.rank == 0)])
-        self.world.allreduce(leaders)
-        return int(leaders)
 
     def _exchange(self) -> None:
         """Within the node; and between nodes, if it is time."""
@@ -177,6 +146,9 @@ class Halos(Strategy):
         self._node.push(ways)
         self._node.push(anchors, anchors=True)
 
-    def _go_on(self) -> None:
-        for anchor, pair in zip(self._anchors, self.replica.pairs, strict=True):
-            pair.params.copy_(anchor)
+
+def _nodes(world: World) -> int:
+    """Collective. How many nodes there are."""
+    leaders = torch.tensor([int(world.node.rank == 0)])
+    world.allreduce(leaders)
+    return int(leaders)

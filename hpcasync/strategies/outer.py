@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpcasync.errors import UsageError
+from hpcasync.replica import Replica
 from hpcasync.strategies.sharded import Sharded
+from hpcasync.strategies.strategy import Strategy
 from hpcasync.strategies.tally import Tally
 from hpcasync.world import World
 
@@ -91,3 +94,62 @@ class Outer:
             for momentum, (m, _) in zip(self._momenta, self._scratch, strict=True):
                 momentum.pull(m)
         return self.c
+
+
+class Roaming(Strategy):
+    """Every rank trains by itself, and exchanges now and then with what a run delivers: the center of an ``Outer``.
+
+    Raises:
+        UsageError: a period below 1, an outer_lr that is not above 0, or an outer_momentum out of range.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        world: World,
+        optimizer: torch.optim.Optimizer,
+        period: int,
+        outer_lr: float,
+        outer_momentum: float,
+        every: int,
+        c: float,
+    ) -> None:
+        if period < 1:
+            raise UsageError(f"period={period}: it counts steps, so 1 or more")
+        if not outer_lr > 0:
+            raise UsageError(f"outer_lr={outer_lr}: it is above 0")
+        if not 0 <= outer_momentum < 1:
+            raise UsageError(f"outer_momentum={outer_momentum}: it is in [0, 1)")
+        super().__init__(replica, world, optimizer)
+        self.period = period
+        self._since = 0  # steps since the last exchange
+        self._read = 0  # updates that the anchors have in them
+        self._anchors = [pair.params.detach().clone() for pair in replica.pairs]
+        self._outer = Outer(world, self._anchors, outer_lr, outer_momentum, every, c)
+
+    def parameters(self) -> list[Tensor]:
+        centers = [torch.empty_like(anchor) for anchor in self._anchors]
+        self._outer.pull(centers)
+        return centers
+
+    def state_dict(self) -> dict[str, Any]:
+        self.world.barrier()
+        return {
+            **super().state_dict(),
+            "outer": self._outer.state(),
+            "anchors": [anchor.clone() for anchor in self._anchors],
+            "since": self._since,
+            "read": self._read,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._outer.restore(state["outer"])
+        for anchor, saved in zip(self._anchors, state["anchors"], strict=True):
+            anchor.copy_(saved)
+        self._since, self._read = int(state["since"]), int(state["read"])
+        super().load_state_dict(state)
+
+    def _go_on(self) -> None:
+        """From the anchors."""
+        for anchor, pair in zip(self._anchors, self.replica.pairs, strict=True):
+            pair.params.copy_(anchor)
