@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
 from hpcasync.bench import verbs
+from hpcasync.bench.options import PEERS
 from hpcasync.bench.rows import RATIO, Row
 from hpcasync.bench.training import LOCKSTEP, METRIC, NONE
 from hpcasync.report.style import LIGHT
@@ -16,6 +17,7 @@ from hpcasync.report.svg import INK, figure, save
 from hpcasync.report.table import significant
 
 MARKERS = "osD^v"
+OTHERS = (LOCKSTEP, *PEERS["horovod"], *PEERS["ddp"])  # grey: not ours
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -34,7 +36,7 @@ def _shares(rows: Sequence[Row], path: Path) -> None:
     with figure(len(panels), 0.9 + len(panels) * (0.6 + 0.3 * count)) as (drawn, axes):
         for (case, cells), panel in zip(panels.items(), axes, strict=True):
             for place, (subject, rate, share) in enumerate(cells):
-                shade = LIGHT[0] if subject == LOCKSTEP else LIGHT[1 + subjects.index(subject) % (len(LIGHT) - 1)]
+                shade = LIGHT[0] if subject in OTHERS else LIGHT[1 + subjects.index(subject) % (len(LIGHT) - 1)]
                 _bar(panel, place, shade, share)
                 said = f"  {significant(rate.value)}" if rate.value is not None else "  failed"
                 end = max(share.runs) if share else 0.0
@@ -47,6 +49,7 @@ def _shares(rows: Sequence[Row], path: Path) -> None:
             panel.set_title(case, loc="left", fontsize="medium")
         widest = max((max(share.runs) for cells in panels.values() for _, _, share in cells if share), default=1.0)
         axes[-1].set_xlim(0, max(1.0, widest) * 1.18)
+        axes[-1].set_xticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
         axes[-1].xaxis.set_major_formatter(PercentFormatter(1.0))
         axes[-1].set_xlabel("share of the samples/s without exchange")
         save(drawn, path)
@@ -99,7 +102,7 @@ def _verbs(rows: Sequence[Row], path: Path) -> None:
             panel.set_xscale("log")
             panel.set_title(title, loc="left", fontsize="medium")
             panel.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-        axes[-1].xaxis.set_major_locator(LogLocator(2))
+        axes[-1].xaxis.set_major_locator(LogLocator(10))
         axes[-1].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes[-1].xaxis.set_minor_locator(NullLocator())
         save(drawn, path)

@@ -51,7 +51,7 @@ def series(index: int) -> str:
 def figure(rows: int, height_inches: float) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure of `rows` axes above each other, sharing x."""
     with matplotlib.rc_context(_STYLE):
-        drawn = Figure(figsize=(WIDTH_INCHES, height_inches), layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.04))
+        drawn = Figure(figsize=(WIDTH_INCHES, height_inches), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.04))
         axes = drawn.subplots(rows, 1, sharex=True, squeeze=False)
         yield drawn, list(axes[:, 0])
 
