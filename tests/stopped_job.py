@@ -1,6 +1,6 @@
 """A rank that stands still for three seconds (SIGSTOP): what tests/test_stopped.py runs on real ranks.
 
-    hpcasync run -n 3 tests/stopped_job.py FILE STRATEGY [KEY=VALUE ...]
+    mpirun -n 3 python tests/stopped_job.py FILE STRATEGY [KEY=VALUE ...]
 
 Rank 0 writes into FILE how many steps it made before, while and after rank 1 stood still, and every rank's count.
 """
@@ -22,7 +22,7 @@ from hpcasync.mpi import MPIWorld
 from hpcasync.replica import Replica
 from hpcasync.strategies import parse_strategy
 
-STEPS, STEP_SECONDS = 500, 0.01
+STEPS, STEP_SECONDS = 300, 0.01
 STOPS_AT, STOPPED_SECONDS = 50, 3.0
 
 

@@ -77,7 +77,7 @@ VARIANTS = [
     Variant("streaming_diloco period=6 fragments=3 delay=3", "other", alone=(), lr=0.15),
     Variant("delayed_nesterov period=4", "other", alone=(), lr=0.15),
     Variant("dylu period=4 c=0.25", "other", alone=(), lr=0.15, deaths=False),
-    Variant("halos period=3 accumulate=2", "other", alone=(), lr=0.15),
+    Variant("halos period=3 accumulate=2 outer_momentum=0.5", "other", alone=(), lr=0.15),
 ]
 
 LR: dict[str, float] = {
