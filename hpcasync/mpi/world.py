@@ -125,7 +125,7 @@ class MPIWorld:
         with self._assembled():
             channel = _Channel(self._comm.Dup(), beside=self)
         channel.reserve(like)
-        rounds = PartialRounds(channel, like, quorum, bound, _let_be if self._progress.threaded else PartialRounds.poll)
+        rounds = PartialRounds(channel, like, quorum, bound, PartialRounds.poll)
         rounds.open()
         self._channels.append((channel, rounds))
         self._progress.serve(rounds.poll)
@@ -306,10 +306,6 @@ class MPIWorld:
         if not self._progress.threaded:
             self._progress.poll()
         self._lookout.check()
-
-
-def _let_be(rounds: PartialRounds) -> None:
-    """The progress thread will look at them within a millisecond; the rank has its next step to compute."""
 
 
 class _Channel(MPIWorld):
