@@ -56,8 +56,13 @@ def write_json(path: Path, entries: dict[str, Any] | list[Any]) -> None:
         file.write("\n")
         os.fsync(file.fileno())
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in ``folder`` are on the disk: what was renamed there stays so after a crash."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

@@ -287,9 +287,9 @@ class PartialRounds:
             self._initiator = int(candidates[self._random.randrange(len(candidates))])
 
     def _take_spare(self) -> list[Tensor]:
-        return (
-            self._spare.pop() if self._spare else [torch.empty(length, dtype=dtype) for length, dtype in self._layout]
-        )
+        if self._spare:
+            return self._spare.pop()
+        return [torch.empty(length, dtype=dtype) for length, dtype in self._layout]
 
     def _put_back(self, messages: list[Tensor]) -> None:
         if messages[0].data_ptr() in self._kept:

@@ -15,9 +15,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import hpcasync
 from hpcasync import cli
 from hpcasync.bench import launches, main, survival, training, verbs
-from hpcasync.bench.benches import BENCHES, Straggler, Survival, Wire
+from hpcasync.bench.benches import BENCHES, PROGRESS, Overlap, Straggler, Survival, Wire
 from hpcasync.bench.folder import Folder
 from hpcasync.bench.launches import Launch, LaunchError, argv, perform, reason
 from hpcasync.bench.options import counts, names
@@ -149,6 +150,18 @@ def test_defaults_name_only_strategies_that_there_are(monkeypatch: pytest.Monkey
 def test_strategies_are_given_with_their_options() -> None:
     subjects = [x.subject for x in Straggler(strategies="downpour  pull=4; sync;", cases="sleep").launches()]
     assert subjects == ["none", "downpour pull=4", "sync"]
+
+
+def test_overlap_takes_the_progress_thread_away_from_what_posts_collectives() -> None:
+    launches = Overlap(strategies="stale bound=2; hogwild").launches()
+    assert [(x.subject, x.environment) for x in launches] == [
+        ("none", {}),
+        ("stale bound=2", {}),
+        ("hogwild", {}),
+        ("stale bound=2, no progress thread", {PROGRESS: "none"}),
+    ]
+    # Importing it would initialize MPI here.
+    assert f'OPTION = "{PROGRESS}"' in Path(hpcasync.__file__).with_name("mpi").joinpath("progress.py").read_text()
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

@@ -47,6 +47,31 @@ def take(partial: Partial) -> list:
     return rounds
 
 
+def test_long_messages_are_added_up_whoever_holds_their_buffers(ranks):
+    """Long enough to be reduced where they lie. On odd ranks the rounds pile up, so they run out of the World's buffers
+    and reduce memory of their own; the even ranks go on with the World's."""
+    steps, length = 8, (1 << 17) + 3
+
+    def main(world: World):
+        partial = world.partial([torch.zeros(length)], Quorum.parse(str(world.size)), bound=steps)
+        base, rounds = torch.arange(length).remainder(100).float(), []
+        messages = partial.unused()
+        for step in range(steps):
+            messages[0].copy_(base + world.rank + 10 * step)
+            messages = partial.contribute(messages)
+            world.wait_until(lambda: partial.pending == 0)
+            if world.rank % 2 == 0:
+                rounds += take(partial)
+        rounds += take(partial) + drain(world, partial)
+        size = world.size
+        for step, ((total,), counts) in enumerate(rounds):
+            assert torch.equal(total, size * base + size * (size - 1) / 2 + size * 10 * step)
+            assert counts == [1] * size
+        assert len(rounds) == steps
+
+    ranks(main)
+
+
 def drain(world: World, partial: Partial) -> list:
     partial.leave()
     rounds: list = []

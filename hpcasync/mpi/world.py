@@ -317,10 +317,17 @@ class _Channel(MPIWorld):
         self._slots = [self.buffer(message.numel(), message.dtype) for message in like]
 
     def iallreduce(self, buffer: Tensor) -> Request:
-        for slot in self._slots if not self._owner(buffer) else []:
-            if slot.numel() == buffer.numel() and slot.dtype == buffer.dtype and self._owner(slot):
-                return SlotRequest(super().iallreduce(slot.copy_(buffer)), slot, buffer)
-        return super().iallreduce(buffer)
+        slot = self._slot(buffer)
+        if slot is None:
+            return super().iallreduce(buffer)
+        return SlotRequest(super().iallreduce(slot.copy_(buffer)), slot, buffer)
+
+    def _slot(self, buffer: Tensor) -> Tensor | None:
+        """Where ``buffer`` is reduced, if that is not where it lies and yet on the node."""
+        if self._owner(buffer):
+            return None
+        like = (buffer.numel(), buffer.dtype)
+        return next((slot for slot in self._slots if (slot.numel(), slot.dtype) == like and self._owner(slot)), None)
 
     def _begin(self, request: MPIRequest | NodeRequest) -> Request:
         return request

@@ -29,7 +29,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from hpcasync.errors import UsageError
-from hpcasync.json_file import write_json
+from hpcasync.json_file import sync_folder, write_json
 
 SCHEMA = "hpcasync.checkpoint/1"
 KEPT = 2
@@ -74,11 +74,7 @@ def complete(run: Path, step: int, size: int, checksums: Mapping[str, str]) -> P
     if folder.exists():
         shutil.rmtree(folder)
     unfinished.rename(folder)
-    descriptor = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(folder.parent)
     for old in _steps(run)[:-KEPT]:
         shutil.rmtree(run / "ckpt" / str(old), ignore_errors=True)
     return folder

@@ -63,8 +63,8 @@ class Halos(Roaming):
     the ranks themselves are the servers, and the defaults are not the paper's. No rank waits for another, and a
     parameter crosses between nodes once in period · accumulate / n_v steps.
 
-    Momentum makes stale ways worse, and with one node nothing delays it. On one node whose 4 ranks shared 2 busy cores,
-    an outer momentum of 0.9 ended at losses of 0.14 to 4.2 (digits, 12 runs, 150 steps), one of 0.5 at 0.17 or 0.18.
+    Momentum makes stale ways worse, and with one node nothing delays it: where 4 ranks of one node share 2 busy cores,
+    an outer momentum of 0.9 can diverge, and one of 0.5 was not seen to.
 
     Args:
         period: steps of a rank between two exchanges within the node.
