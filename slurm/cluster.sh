@@ -106,7 +106,7 @@ start() {
   [[ $nodes =~ ^[1-9][0-9]?$ ]] || fail "'$nodes' nodes: a number from 1 to 99"
   [[ $cpus =~ ^[1-9][0-9]?$ ]] || fail "'$cpus' CPUs: a number from 1 to 99"
   require
-  if is_running "$lab/slurmctld.pid"; then fail "one runs already in $lab: slurm/cluster.sh stop"; fi
+  if running "$lab/slurmctld.pid" >/dev/null; then fail "one runs already in $lab: slurm/cluster.sh stop"; fi
   check_pmix
   rm -rf "$lab"
   mkdir -p "$lab/state"
@@ -128,8 +128,10 @@ start() {
   sinfo
 }
 
-is_running() {
-  [[ -e $1 ]] && kill -0 "$(<"$1")" 2>/dev/null
+# The process that a pid file names, if it is there; a daemon that ends removes its file at any moment.
+running() {
+  local pid
+  pid=$(cat "$1" 2>/dev/null) && [[ -n $pid ]] && kill -0 "$pid" 2>/dev/null && echo "$pid"
 }
 
 # What is left of a job would go on calling the controller of the next cluster, which has a job of the same number.
@@ -143,13 +145,12 @@ end_jobs() {
 
 stop() {
   local file pid
-  if is_running "$lab/slurmctld.pid"; then end_jobs; fi
+  if running "$lab/slurmctld.pid" >/dev/null; then end_jobs; fi
   for file in "$lab"/slurmd.*.pid "$lab/slurmctld.pid"; do
-    is_running "$file" || continue
-    pid=$(<"$file")
-    kill "$pid"
+    pid=$(running "$file") || continue
+    kill "$pid" 2>/dev/null || continue
     for _ in {1..50}; do
-      is_running "$file" || continue 2
+      kill -0 "$pid" 2>/dev/null || continue 2
       sleep 0.2
     done
     kill -KILL "$pid" 2>/dev/null || true

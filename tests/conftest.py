@@ -6,6 +6,7 @@ size; it is marked ``mpi``.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from hpcasync.world import World
+from tests import slurm_cluster
 
 SIZES = (1, 2, 3, 4)
 Main = Callable[[World], Any]
@@ -63,6 +65,15 @@ def ranks(request: pytest.FixtureRequest) -> Iterator[Callable[..., list[Any]]]:
             return [value]
 
     yield run
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm_cluster.Cluster]:
+    """A Slurm cluster for all tests of this process that need one."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    found = slurm_cluster.start(tmp_path_factory.mktemp("slurm"), 27300 + 10 * number)
+    yield found
+    slurm_cluster.stop(found)
 
 
 def launched_world(kind: str) -> World:

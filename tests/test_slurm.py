@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +25,6 @@ SLOW = ("--steps", str(STEPS), "--step-seconds", "0.1")
 ENDLESS = ("--steps", "10000", "--step-seconds", "0.1")
 ACROSS = ("--nodes=2", "--ntasks-per-node=1")
 MPICH = HOME / ".venv-mpich" / "bin" / "python"
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    found = slurm_cluster.start(tmp_path_factory.mktemp("slurm"), 27300 + 20 * number)
-    yield found
-    slurm_cluster.stop(found)
 
 
 def record(run: Path) -> dict[str, Any]:

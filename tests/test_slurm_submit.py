@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +19,6 @@ pytestmark = [
 ]
 
 JOB = str(HOME / "tests" / "tiny_job.py")
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    found = slurm_cluster.start(tmp_path_factory.mktemp("submit"), 27310 + 20 * number)
-    yield found
-    slurm_cluster.stop(found)
 
 
 def hpcasync(cluster: Cluster, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
