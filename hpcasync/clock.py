@@ -68,6 +68,10 @@ class Clock:
         self.steps += 1
         self._window.local.fill_(self.steps)
 
+    def open(self) -> bool:
+        """True if this rank may start the step after its present one too, as far as it knows."""
+        return self.steps + 1 - self.bound <= self._slowest_known
+
     def gate(self) -> None:
         """Return when this rank may start its next step: the slowest rank is at most ``bound`` behind."""
         if self.steps - self.bound > self._slowest_known:

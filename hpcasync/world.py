@@ -91,6 +91,10 @@ class Window(Protocol):
         """Read into ``target`` (m,) and leave zeros behind, atomically per element: nothing is lost or read twice."""
         ...
 
+    def near(self, rank: int) -> bool:
+        """True if a push, pull or take of ``rank``'s part is complete when it returns: my node shares that memory."""
+        ...
+
     def test(self) -> bool:
         """True if every push, pull and take of mine is complete, so that :meth:`flush` would return at once."""
         ...

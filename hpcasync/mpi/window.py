@@ -70,24 +70,27 @@ class MPIWindow:
 
     def push(self, source: Tensor, rank: int, offset: int = 0) -> None:
         self._check("push", source, rank, offset)
-        if self._remote is None or rank in self._segments:
+        if self._remote is None or self.near(rank):
             self._segments[rank].add(source, offset)
         else:
             self._remote.push(source, rank, offset)
 
     def pull(self, target: Tensor, rank: int, offset: int = 0) -> None:
         self._check("pull", target, rank, offset)
-        if self._remote is None or rank in self._segments:
+        if self._remote is None or self.near(rank):
             self._segments[rank].read(target, offset)
         else:
             self._remote.pull(target, rank, offset)
 
     def take(self, target: Tensor, rank: int, offset: int = 0) -> None:
         self._check("take", target, rank, offset)
-        if self._remote is None or rank in self._segments:
+        if self._remote is None or self.near(rank):
             self._segments[rank].take(target, offset)
         else:
             self._remote.take(target, rank, offset)
+
+    def near(self, rank: int) -> bool:
+        return rank in self._segments
 
     def test(self) -> bool:
         return self._remote is None or self._remote.test()

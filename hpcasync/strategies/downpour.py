@@ -32,20 +32,15 @@ class _Center:
     def push(self, letters: CompressedPushes | None = None) -> None:
         """Add what this rank's optimizer has done since the last push into the shards. The caller flushes.
 
-        With ``letters``, add what these can carry of it now. Without, the update travels from the anchor's memory (one
-        vector less to move through the cache): ``settle`` after the flush, unless a pull comes first.
+        With ``letters``, add what these can carry of it now.
         """
+        torch.sub(self.pair.params, self.anchor, out=self.update)
         if letters is None:
-            torch.sub(self.pair.params, self.anchor, out=self.anchor)
-            self.center.push(self.anchor)
+            self.center.push(self.update)
+            self.anchor.copy_(self.pair.params)
         else:
-            torch.sub(self.pair.params, self.anchor, out=self.update)
             letters.push(self.update)
             self.anchor.add_(self.update)
-
-    def settle(self) -> None:
-        """All that this rank has done is pushed."""
-        self.anchor.copy_(self.pair.params)
 
 
 class Downpour(Strategy):
@@ -105,12 +100,15 @@ class Downpour(Strategy):
         self.replica.zero_grads()
         self._unpushed += 1
         steps = self.clock.steps + 1
-        pulls = steps % self.pull == 0
-        if steps % self.push == 0:
-            self._push(settle=not pulls)
+        pushes, pulls = steps % self.push == 0, steps % self.pull == 0
+        both = pushes and pulls and not self._letters and self.clock.open()
+        if both:
+            self._exchange()
+        elif pushes:
+            self._push()
         self.clock.advance()
         self.clock.gate()
-        if pulls:
+        if pulls and not both:
             self._pull()
 
     def drain(self) -> None:
@@ -164,23 +162,38 @@ class Downpour(Strategy):
         """A rank alone trains on its own parameters, and x + (y - x) need not be y in floating point."""
         return self.world.size == 1
 
-    def _push(self, settle: bool = True) -> None:
+    def _exchange(self) -> None:
+        """A push and a pull."""
         if not self._alone:
-            self._pushes.pull(self._version, 0)
-            self._pushes.push(self._one, 0)
-            self._push_parts(self._letters, settle)
+            self._count_push()
+            for part in self._centers:
+                part.center.exchange(part.pair.params, part.anchor)
             self._pushes.flush()
+        self._note_push()
+        if not self._alone:
+            self._read, self._pushed_since_read = int(self._version) + 1, 0
+
+    def _push(self) -> None:
+        if not self._alone:
+            self._count_push()
+            self._push_parts(self._letters)
+            self._pushes.flush()
+        self._note_push()
+
+    def _count_push(self) -> None:
+        self._pushes.pull(self._version, 0)
+        self._pushes.push(self._one, 0)
+
+    def _note_push(self) -> None:
         self.staleness.record(int(self._version) - self._read - self._pushed_since_read)
         self._pushed_since_read += not self._alone
         self._unpushed = 0
 
-    def _push_parts(self, letters: Sequence[CompressedPushes], settle: bool = True) -> None:
+    def _push_parts(self, letters: Sequence[CompressedPushes]) -> None:
         for part, through in itertools.zip_longest(self._centers, letters):
             part.push(through)
         for part in self._centers:
             part.center.window.flush()
-            if settle and not letters:
-                part.settle()
 
     def _serve(self) -> None:
         for letters in self._letters:
