@@ -17,7 +17,8 @@ pytestmark = [
 
 # Every verb, and strategies that use them in different ways; plain hogwild is for one node.
 STRATEGIES = ["stale", "eager", "as_ready", "downpour", "server", "hogwild_nodes", "easgd", "adpsgd", "layup", "halos"]
-CONTRACT = ["tests/test_world.py", "tests/test_strategies.py", "-k", " or ".join(["test_world", *STRATEGIES])]
+FILES = ["tests/test_world.py", "tests/test_sharded.py", "tests/test_strategies.py"]
+CONTRACT = [*FILES, "-k", " or ".join(["test_world", "test_sharded", *STRATEGIES])]
 
 # The last rank computes, and calls no verb, until it sees in its own memory what rank 0 has sent. Rank 0 sends the
 # second push when the first and a pull are complete: a rank that answered only between computations would never see it.
