@@ -38,7 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "ranks" in metafunc.fixturenames:
         world = metafunc.config.getoption("--world")
-        metafunc.parametrize("ranks", SIZES if world == "sim" else [world], indirect=True, ids=lambda n: f"ranks={n}")
+        chosen = metafunc.definition.get_closest_marker("sizes")
+        sizes = chosen.args if chosen else SIZES
+        metafunc.parametrize("ranks", sizes if world == "sim" else [world], indirect=True, ids=lambda n: f"ranks={n}")
 
 
 @pytest.hookimpl(tryfirst=True)

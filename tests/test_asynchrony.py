@@ -36,7 +36,7 @@ def test_a_fixed_delay_is_stable_up_to_its_limit(tau, fraction):
         peaks = []
         for _ in range(2):
             highest = 0.0
-            for _ in range(400 * (tau + 1)):
+            for _ in range(150 * (tau + 1)):
                 (0.5 * model.x.square()).sum().backward()
                 strategy.step()
                 highest = max(highest, abs(model.x.item()))
@@ -106,7 +106,7 @@ def rate(words: str, size: int, steps: int, seed: int = 0) -> float:
     [("0", 1.92), ("1", 2.64), ("2", 2.98), ("4", 3.34), ("8", 3.61), ("16", 3.78), ("inf", 4.00)],
 )
 def test_throughput_of_ssp_with_exponential_compute(bound, expected):
-    size, steps = 4, 8000
+    size, steps = 4, 2500
 
     def main(world: World) -> float:
         clock = Clock(world, float(bound))

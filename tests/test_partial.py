@@ -156,7 +156,7 @@ def test_every_rank_sees_the_same_rounds_and_every_contribution_once(ranks):
 
 @pytest.mark.parametrize("size", [2, 4, 8])
 def test_a_majority_contributes_on_average(size):
-    steps = [1000] * size
+    steps = [400] * size
     rounds = [counts for _, counts in run(steps, size, 1000, compute="exponential")[0]]
     busy = rounds[: len(rounds) // 2]  # while nobody has ended
     fresh = np.mean([np.count_nonzero(counts) for counts in busy])
@@ -166,7 +166,7 @@ def test_a_majority_contributes_on_average(size):
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_a_round_starts_when_k_ranks_are_ready(k):
-    rounds = [counts for _, counts in run([400] * 4, 4, 400, Quorum(k), compute="exponential")[0]]
+    rounds = [counts for _, counts in run([150] * 4, 4, 150, Quorum(k), compute="exponential")[0]]
     fresh = [np.count_nonzero(counts) for counts in rounds[: len(rounds) // 2]]
     assert set(fresh) == {k}
 

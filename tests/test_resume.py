@@ -83,6 +83,8 @@ def attempt(folder: Path, words: str, stop: dict[int, int] | None = None, **more
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "git", lambda folder: None)  # two processes per run
+    monkeypatch.setattr(provenance, "packages", dict)
+    monkeypatch.setattr(torch, "manual_seed", torch.default_generator.manual_seed)  # notes no stack for other devices
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 

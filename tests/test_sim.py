@@ -272,13 +272,12 @@ def test_ten_thousand_ranks():
     def main(world):
         window = world.window(8)
         buffer, one = torch.ones(8), torch.ones(8)
-        for distance in (1, 100):
-            world.computed(0.0)
-            world.allreduce(buffer)
-            buffer /= world.size
-            window.push(one, (world.rank + distance) % world.size)
-            window.flush()
+        world.computed(0.0)
+        world.allreduce(buffer)
+        buffer /= world.size
+        window.push(one, (world.rank + 100) % world.size)
+        window.flush()
         world.allreduce(buffer)
         return buffer[0].item(), window.local[0].item()
 
-    assert set(simulate(main, n, compute="exponential", alpha=1e-6, beta=1e-9)) == {(float(n), 2.0)}
+    assert set(simulate(main, n, compute="exponential", alpha=1e-6, beta=1e-9)) == {(float(n), 1.0)}
