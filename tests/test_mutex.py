@@ -9,14 +9,15 @@ import signal
 
 import pytest
 
-from hpcasync.mpi.mutex import BYTES, Mutexes
+from hpcasync.mpi.mutex import BYTES, Mutex
 
 
-def shared_mutexes(count: int) -> tuple[mmap.mmap, Mutexes]:
+def shared_mutexes(count: int) -> tuple[mmap.mmap, list[Mutex]]:
     memory = mmap.mmap(-1, 4096)  # anonymous and shared: a forked child sees the same bytes
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    mutexes = Mutexes(address, count)
-    mutexes.create()
+    mutexes = [Mutex(address + i * BYTES) for i in range(count)]
+    for mutex in mutexes:
+        mutex.create()
     return memory, mutexes
 
 
@@ -33,14 +34,14 @@ def test_a_mutex_survives_the_death_of_its_holder():
     memory, mutexes = shared_mutexes(2)
 
     def die_holding() -> None:
-        with mutexes.hold(1):
+        with mutexes[1]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     for _ in range(3):
         assert os.WTERMSIG(in_child(die_holding)) == signal.SIGKILL
-        with mutexes.hold(1):
+        with mutexes[1]:
             memory[1000] = 1
-    with mutexes.hold(0):
+    with mutexes[0]:
         memory[1000] += 1
     assert memory[1000] == 2
 
@@ -51,7 +52,7 @@ def test_increments_of_two_processes_all_count():
 
     def count() -> None:
         for _ in range(5000):
-            with mutexes.hold(0):
+            with mutexes[0]:
                 number.value += 1
 
     child = os.fork()
@@ -68,6 +69,6 @@ def test_what_is_no_mutex_is_an_error_and_not_a_hang():
     memory[:BYTES] = bytes([0xFF]) * BYTES
     with (
         pytest.raises(OSError, match=r"Invalid argument"),
-        Mutexes(ctypes.addressof(ctypes.c_char.from_buffer(memory)), 1).hold(0),
+        Mutex(ctypes.addressof(ctypes.c_char.from_buffer(memory))),
     ):
         pass

@@ -10,8 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 BYTES = 64  # at least sizeof(pthread_mutex_t) on Linux (40 on x86-64, 48 on AArch64), and a cache line of its own
 
@@ -23,38 +21,37 @@ _swift = ctypes.PyDLL(None)  # does not: to get the interpreter back can take lo
 for _library in (_libc, _swift):
     for _verb in ("init", "lock", "trylock", "unlock", "consistent"):
         getattr(_library, f"pthread_mutex_{_verb}").argtypes = [ctypes.c_void_p] * (2 if _verb == "init" else 1)
+_try_lock, _unlock = _swift.pthread_mutex_trylock, _swift.pthread_mutex_unlock
 
 
-class Mutexes:
-    """``count`` mutexes side by side from ``address`` on, in memory that must outlive this object."""
+class Mutex:
+    """The mutex of :data:`BYTES` bytes at ``address``, in memory that must outlive this object: ``with mutex: ...``.
 
-    def __init__(self, address: int, count: int) -> None:
-        self._addresses = [address + i * BYTES for i in range(count)]
+    What a dead holder left half done stays as it is: an addition that stopped midway.
+    """
+
+    def __init__(self, address: int) -> None:
+        self._address = address
 
     def create(self) -> None:
-        """Make the mutexes. By one process, before any other uses them."""
+        """Make the mutex. By one process, before any other uses it."""
         attribute = ctypes.create_string_buffer(_ATTRIBUTE_BYTES)
         _check(_libc.pthread_mutexattr_init(attribute))
         _check(_libc.pthread_mutexattr_setpshared(attribute, _PROCESS_SHARED))
         _check(_libc.pthread_mutexattr_setrobust(attribute, _ROBUST))
-        for address in self._addresses:
-            _check(_libc.pthread_mutex_init(address, ctypes.addressof(attribute)))
+        _check(_libc.pthread_mutex_init(self._address, ctypes.addressof(attribute)))
         _check(_libc.pthread_mutexattr_destroy(attribute))
 
-    @contextmanager
-    def hold(self, index: int) -> Iterator[None]:
-        """Hold mutex ``index``. What a dead holder left half done stays as it is: an addition that stopped midway."""
-        address = self._addresses[index]
-        code = _swift.pthread_mutex_trylock(address)
+    def __enter__(self) -> None:
+        code = _try_lock(self._address)
         if code == errno.EBUSY:
-            code = _libc.pthread_mutex_lock(address)
+            code = _libc.pthread_mutex_lock(self._address)
         if code == errno.EOWNERDEAD:
-            code = _libc.pthread_mutex_consistent(address)
+            code = _libc.pthread_mutex_consistent(self._address)
         _check(code)
-        try:
-            yield
-        finally:
-            _check(_swift.pthread_mutex_unlock(address))
+
+    def __exit__(self, *_: object) -> None:
+        _check(_unlock(self._address))
 
 
 def _check(code: int) -> None:

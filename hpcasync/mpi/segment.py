@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpcasync.mpi.mutex import BYTES, Mutexes
+from hpcasync.mpi.mutex import BYTES, Mutex
 
 _HALF = (torch.float16, torch.bfloat16)
 STRIPE = 1 << 18  # elements per mutex: 1 MB of float32, long enough that a lock costs nothing beside the addition
@@ -36,17 +36,22 @@ class Segment:
     """
 
     def __init__(self, memory: Bytes, length: int, dtype: torch.dtype, first: int) -> None:
-        self.mutexes = Mutexes(memory.ctypes.data, _stripes(length))
+        self._mutexes = [Mutex(memory.ctypes.data + i * BYTES) for i in range(_stripes(length))]
         start = _stripes(length) * BYTES
         self.elements = torch.from_numpy(memory[start : start + length * dtype.itemsize]).view(dtype)
         self._array = _array(self.elements)
         self._first = first
 
+    def create_mutexes(self) -> None:
+        """By the owner, before any other reaches this part."""
+        for mutex in self._mutexes:
+            mutex.create()
+
     def add(self, source: Tensor, offset: int) -> None:
         """Add ``source`` (m,) into elements [offset, offset + m)."""
         addend = _array(source)
         for stripe, start, stop in self._pieces(offset, offset + source.numel()):
-            with self.mutexes.hold(stripe):
+            with self._mutexes[stripe]:
                 total = self._array[start:stop]
                 total += addend[start - offset : stop - offset]
 
@@ -58,7 +63,7 @@ class Segment:
         """Copy elements [offset, offset + m) into ``target`` (m,) and leave zeros."""
         taken = _array(target)
         for stripe, start, stop in self._pieces(offset, offset + target.numel()):
-            with self.mutexes.hold(stripe):
+            with self._mutexes[stripe]:
                 taken[start - offset : stop - offset] = self._array[start:stop]
                 self._array[start:stop] = 0
 

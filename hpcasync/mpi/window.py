@@ -61,7 +61,7 @@ class MPIWindow:
             for rank, memory in zip(node_ranks, parts, strict=True)
         }
         mine = self._segments[comm.rank]
-        mine.mutexes.create()
+        mine.create_mutexes()
         self.local = mine.elements
         self.local.zero_()
         node_comm.Barrier()
