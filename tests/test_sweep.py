@@ -135,7 +135,7 @@ def test_a_file_that_cannot_be_used_is_told_on_one_line(text: str, complaint: st
     [
         (["grid.toml"], "no job file"),
         (["grid.toml", "missing.py"], "missing.py: there is no such job file"),
-        (["missing.toml", JOB], "missing.toml: cannot be read (No such file"),
+        (["missing.toml", JOB], "missing.toml: it cannot be read (No such file"),
         ([JOB], "no file of what is searched"),
         (["-n", "0", "grid.toml", JOB], "-n 0: it must be 1 or more"),
         (["--name", "a/b", "grid.toml", JOB], "--name a/b: it must be a folder's name"),

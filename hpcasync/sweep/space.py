@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import Any, Protocol
 
 from hpcasync.errors import UsageError
 from hpcasync.strategies import parse_strategy
+from hpcasync.toml_file import read_toml
 
 Value = str | int | float | bool
 Parameters = dict[str, Value]  # "lr": 0.1, "strategy": "downpour", "downpour.bound": 4
@@ -137,16 +137,7 @@ def read_space(path: Path) -> Space:
     Raises:
         UsageError: it cannot be read, is not TOML, or says something that cannot be searched.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not TOML: {' '.join(str(error).split())}") from None
-    try:
-        return _space(document)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from None
+    return read_toml(path, _space, str(path))
 
 
 def _space(document: dict[str, Any]) -> Space:

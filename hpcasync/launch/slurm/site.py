@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import subprocess
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -28,6 +27,7 @@ from typing import Any, get_args
 from hpcasync.errors import UsageError
 from hpcasync.launch import Binding, LauncherName
 from hpcasync.launch.slurm.request import DIRECTIVES, Request, option
+from hpcasync.toml_file import read_toml
 
 _MODULE = r"[A-Za-z0-9_][A-Za-z0-9_./+=-]*"
 _FLAG = r"--[a-z][a-z0-9-]*(=[A-Za-z0-9_.,:;@%+=/&|()*\[\]-]+)?"
@@ -57,16 +57,7 @@ def read_site(path: Path) -> Site:
     Raises:
         UsageError: it cannot be read, has a key that is not known, or a value that cannot be used.
     """
-    try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--site {str(path)!r}: it cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UsageError(f"--site {str(path)!r}: it is not TOML: {error}") from None
-    try:
-        return parse_site(entries)
-    except UsageError as error:
-        raise UsageError(f"--site {str(path)!r}: {error}") from None
+    return read_toml(path, parse_site, f"--site {str(path)!r}")
 
 
 def parse_site(entries: dict[str, Any]) -> Site:
