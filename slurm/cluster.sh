@@ -53,7 +53,7 @@ SwitchType=switch/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
-SchedulerParameters=batch_sched_delay=1,sched_interval=2,bf_interval=2
+SchedulerParameters=batch_sched_delay=1,sched_interval=1,bf_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 KillWait=5
@@ -144,11 +144,12 @@ end_jobs() {
 }
 
 stop() {
-  local file pid
+  local file pid pids=()
   if running "$lab/slurmctld.pid" >/dev/null; then end_jobs; fi
   for file in "$lab"/slurmd.*.pid "$lab/slurmctld.pid"; do
-    pid=$(running "$file") || continue
-    kill "$pid" 2>/dev/null || continue
+    pid=$(running "$file") && kill "$pid" 2>/dev/null && pids+=("$pid")
+  done
+  for pid in "${pids[@]}"; do
     for _ in {1..50}; do
       kill -0 "$pid" 2>/dev/null || continue 2
       sleep 0.2

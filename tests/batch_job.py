@@ -6,6 +6,9 @@ The parameters after the last step go to parameters.json in the run's folder.
 from __future__ import annotations
 
 import json
+import os
+import time
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -14,7 +17,15 @@ from hpcasync.replica import Replica
 from hpcasync.run import Options, Run, main
 
 
-def train(run: Run, job: Options) -> None:
+@dataclass
+class Slow(Options):
+    """Steps that leave time for a signal."""
+
+    first_attempt_seconds: float = 0.0  # what a step takes more until Slurm has started the job again
+
+
+def train(run: Run, job: Slow) -> None:
+    restarted = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
     model = nn.Linear(3, 1)
     replica = Replica(model)
     optimizer = torch.optim.SGD(replica.parameters(), lr=job.lr, momentum=0.9)
@@ -22,6 +33,7 @@ def train(run: Run, job: Options) -> None:
     batches = [torch.randn(job.batch_size, 3, generator=generator) for _ in range(8)]
     run.start(replica, optimizer, lambda model: {"loss": float(model(torch.ones(1, 3)).pow(2))})
     for x in run.steps(batches):
+        time.sleep(0 if restarted else job.first_attempt_seconds)
         loss = (model(x) - x.sum(dim=1, keepdim=True)).pow(2).mean()
         loss.backward()
         run.step(loss)
@@ -32,4 +44,4 @@ def train(run: Run, job: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(train, Options)
+    main(train, Slow)

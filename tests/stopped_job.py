@@ -1,8 +1,9 @@
 """A rank that stands still for three seconds (SIGSTOP): what tests/test_stopped.py runs on real ranks.
 
-    mpirun -n 3 python tests/stopped_job.py FILE STRATEGY [KEY=VALUE ...]
+    mpirun -n 3 python tests/stopped_job.py FILE 'STRATEGY [KEY=VALUE ...]' ...
 
-Rank 0 writes into FILE how many steps it made before, while and after rank 1 stood still, and every rank's count.
+One strategy after the other. Rank 0 writes into FILE, for each, how many steps it made before, while and after rank 1
+stood still, and every rank's count.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,8 +24,8 @@ from hpcasync.mpi import MPIWorld
 from hpcasync.replica import Replica
 from hpcasync.strategies import parse_strategy
 
-STEPS, STEP_SECONDS = 300, 0.01
-STOPS_AT, STOPPED_SECONDS = 50, 3.0
+STEPS, STEP_SECONDS = 200, 0.01
+STOPS_AT, STOPPED_SECONDS = 20, 3.0
 
 
 def stand_still() -> None:
@@ -32,9 +34,7 @@ def stand_still() -> None:
     os.kill(me, signal.SIGSTOP)
 
 
-def main() -> None:
-    file, words = Path(sys.argv[1]), sys.argv[2:]
-    world = MPIWorld()
+def train(world: MPIWorld, words: list[str]) -> dict[str, Any]:
     model = nn.Linear(50, 10)
     replica = Replica(model)
     strategy = parse_strategy(words).build(replica, world, torch.optim.SGD(replica.parameters(), lr=0.01))
@@ -55,14 +55,20 @@ def main() -> None:
     counts = torch.zeros(world.size, dtype=torch.int64)
     counts[world.rank] = strategy.staleness.count
     world.allreduce(counts)
+    began, ended = stopped.tolist()
+    return {
+        "before": sum(t < began for t in times),
+        "during": sum(began <= t <= ended for t in times),
+        "after": sum(t > ended for t in times),
+        "counts": counts.tolist(),
+    }
+
+
+def main() -> None:
+    file, strategies = Path(sys.argv[1]), sys.argv[2:]
+    world = MPIWorld()
+    found = {words: train(world, words.split()) for words in strategies}
     if world.rank == 0:
-        began, ended = stopped.tolist()
-        found = {
-            "before": sum(t < began for t in times),
-            "during": sum(began <= t <= ended for t in times),
-            "after": sum(t > ended for t in times),
-            "counts": counts.tolist(),
-        }
         file.write_text(json.dumps(found))
     world.close()
 

@@ -21,9 +21,13 @@ pytestmark = [
 TRAIN = HOME / "slurm" / "train.sbatch"
 JOB = "tests/batch_job.py"
 STEPS = 60
-SLOW = ("--steps", str(STEPS), "--step-seconds", "0.1")
+SLOW = ("--steps", str(STEPS), "--first-attempt-seconds", "0.1")
 ENDLESS = ("--steps", "10000", "--step-seconds", "0.1")
-ACROSS = ("--nodes=2", "--ntasks-per-node=1")
+NARROW = ("--nodes=2", "--ntasks-per-node=1")
+ACROSS = (
+    *NARROW,
+    "--cpus-per-task=2",
+)  # the first CPU of every node is this machine's first: both ranks would share it
 MPICH = HOME / ".venv-mpich" / "bin" / "python"
 
 
@@ -45,9 +49,7 @@ def launchers() -> dict[str, str]:
 def test_every_launcher_starts_one_world_across_nodes(cluster: Cluster) -> None:
     """srun does not take over -c by itself; here each rank has the two CPUs and the two threads of its task."""
     jobs = {
-        name: cluster.submit(
-            *ACROSS, "--cpus-per-task=2", TRAIN, JOB, "--steps=2", HPCASYNC_LAUNCHER=name, HPCASYNC_PYTHON=python
-        )
+        name: cluster.submit(*ACROSS, TRAIN, JOB, "--steps=2", HPCASYNC_LAUNCHER=name, HPCASYNC_PYTHON=python)
         for name, python in launchers().items()
     }
     for name, job in jobs.items():
@@ -85,7 +87,7 @@ def test_a_task_of_an_array_is_stopped_requeued_and_ends_as_if_nothing_had_happe
 def test_scancel_leaves_a_checkpoint_and_stays_cancelled(cluster: Cluster) -> None:
     """Slurm sends SIGTERM to the script, the launcher, its daemons and the ranks all at once."""
     jobs = {
-        name: cluster.submit(*ACROSS, TRAIN, JOB, *ENDLESS, HPCASYNC_LAUNCHER=name, HPCASYNC_PYTHON=python)
+        name: cluster.submit(*NARROW, TRAIN, JOB, *ENDLESS, HPCASYNC_LAUNCHER=name, HPCASYNC_PYTHON=python)
         for name, python in launchers().items()
     }
     for job in jobs.values():
