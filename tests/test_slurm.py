@@ -24,10 +24,8 @@ STEPS = 60
 SLOW = ("--steps", str(STEPS), "--first-attempt-seconds", "0.1")
 ENDLESS = ("--steps", "10000", "--step-seconds", "0.1")
 NARROW = ("--nodes=2", "--ntasks-per-node=1")
-ACROSS = (
-    *NARROW,
-    "--cpus-per-task=2",
-)  # the first CPU of every node is this machine's first: both ranks would share it
+# Every node's first CPU is this machine's first: with one CPU each, two ranks on two nodes would share it.
+ACROSS = (*NARROW, "--cpus-per-task=2")
 MPICH = HOME / ".venv-mpich" / "bin" / "python"
 
 
