@@ -124,7 +124,7 @@ def test_throughput_of_ssp_with_exponential_compute(bound, expected):
 @pytest.mark.parametrize("size", [2, 4, 8])
 def test_asynchronous_over_synchronous_throughput_is_the_harmonic_number(size):
     harmonic = sum(1 / k for k in range(1, size + 1))
-    synchronous, asynchronous = rate("sync", size, 2000), rate("hogwild", size, 2000)
+    synchronous, asynchronous = rate("sync", size, 1000), rate("hogwild", size, 1000)
     assert synchronous == pytest.approx(size / harmonic, rel=0.05)
     assert asynchronous / synchronous == pytest.approx(harmonic, rel=0.05)
 

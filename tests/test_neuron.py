@@ -231,7 +231,7 @@ def test_staleness_layer_by_layer(ranks):
     ranks(main, compute="exponential")
 
 
-@pytest.mark.sizes(1, 3)  # real ranks: 1, 2 and 4
+@pytest.mark.sizes(3)  # real ranks: 1, 2 and 4
 @pytest.mark.parametrize("words", ["select=cyclic", "select=random", "select=greedy", "select=random lease=off"])
 def test_real_ranks_learn_too(ranks, words):
     def main(world: World) -> None:

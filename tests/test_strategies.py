@@ -32,7 +32,7 @@ def agreed(world: World, vector: torch.Tensor) -> bool:
     return torch.equal(root, vector)
 
 
-@pytest.mark.sizes(1, 3)  # real ranks: 1, 2 and 4
+@pytest.mark.sizes(3)  # real ranks: 1, 2 and 4
 @every_strategy
 def test_learns_digits(ranks, variant):
     def main(world: World):
