@@ -95,8 +95,10 @@ class Clock:
         self._window.local.fill_(_LEFT)
 
     def restore(self, steps: int) -> None:
-        """Set this rank's clock, for example from a checkpoint."""
+        """Set this rank's clock, for example from a checkpoint; the others may have set theirs, too."""
         self.steps = steps
+        self._known.zero_()
+        self._slowest_known = 0
         self._window.local.fill_(steps)
 
     def _behind(self) -> list[int]:

@@ -143,6 +143,7 @@ def test_an_existing_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
         (["--steps", "0"], "--steps 0: it must be 1 or more"),
         (["--steps", "1.5"], "--steps 1.5: it must be a whole number"),
         (["--seconds", "nan"], "--seconds nan: it must be a positive number"),
+        (["--checkpoint-every", "0"], "--checkpoint-every 0.0: it must be a positive number"),
         (["--seed", "-1"], "--seed -1: it must be 0 or more"),
         (["--name", "a/b"], "--name a/b: it must be a folder's name"),
         (["--slow", "9:2"], "--slow 9:2: the ranks are 0 to 3"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hpcasync.run.checkpoint import describe, latest
 from tests import slurm_cluster
 from tests.slurm_cluster import HOME, Cluster
 
@@ -113,10 +114,11 @@ def test_an_urgent_job_preempts_and_the_run_goes_on_after_it(cluster: Cluster) -
     assert f"requeues job {job}\n" in cluster.output(job)
 
 
-def test_a_job_whose_node_fails_begins_again_by_itself(cluster: Cluster) -> None:
-    job = cluster.submit(*ACROSS, TRAIN, JOB, *SLOW)
+def test_a_job_whose_node_fails_goes_on_from_its_last_checkpoint_by_itself(cluster: Cluster) -> None:
+    job = cluster.submit(*ACROSS, TRAIN, JOB, *SLOW, "--checkpoint-every", "0.5")
     run = cluster.folder / f"batch_job-{job}"
-    cluster.wait_for_steps(run, job)
+    cluster.wait(lambda: latest(run) is not None, "a checkpoint", job)
+    saved = describe(latest(run) or run)[0]
     last = cluster.command("scontrol", "show", "hostnames", cluster.show(job)["NodeList"]).split()[-1]
     cluster.command("scontrol", "update", f"NodeName={last}", "State=DOWN", "Reason=test")
     try:
@@ -126,6 +128,10 @@ def test_a_job_whose_node_fails_begins_again_by_itself(cluster: Cluster) -> None
         cluster.bring_back(last)
     assert (entries["JobState"], entries["Restarts"]) == ("COMPLETED", "1"), cluster.output(job)
     assert (run / "DONE").exists()
+    second = record(run)["attempts"][1]
+    assert saved <= second["step"] < STEPS
+    steps = [json.loads(line) for line in (run / "metrics.rank0.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps if "loss" in line] == list(range(1, STEPS + 1))
 
 
 def test_a_sweep_with_a_bad_trial_and_the_reports_after_it(cluster: Cluster) -> None:

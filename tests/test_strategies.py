@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import chain
 
 import pytest
@@ -205,6 +206,33 @@ def test_a_restored_strategy_goes_on_identically(variant):
         strategy.load_state_dict(before[world.rank][0])
         world.barrier()
         train(strategy, model, digits_loss, 8, first=8)
+        return trained(variant, world, strategy)
+
+    after = simulate(resumed, 3, compute="sqrt")
+    assert all(map(torch.equal, chain(*(end for _, end in before)), chain(*after)))
+
+
+@every_strategy
+def test_a_drained_strategy_goes_on_as_a_fresh_one_with_its_state(variant):
+    """Ranks come to the pause at their own speed, after different numbers of steps."""
+
+    def paused(world: World):
+        model = classifier()
+        strategy = build(variant.words, world, model, lr=0.1, momentum=0.9)
+        train(strategy, model, digits_loss, 5 + 3 * world.rank)
+        strategy.drain()
+        state = strategy.state_dict()
+        strategy.load_state_dict(copy.deepcopy(state))  # the optimizer goes on with the tensors that it is given
+        train(strategy, model, digits_loss, 8, first=20)
+        return state, trained(variant, world, strategy)
+
+    before = simulate(paused, 3, compute="sqrt")  # no two steps end at the same instant
+
+    def resumed(world: World):
+        model = classifier()
+        strategy = build(variant.words, world, model, lr=0.1, momentum=0.9)
+        strategy.load_state_dict(before[world.rank][0])
+        train(strategy, model, digits_loss, 8, first=20)
         return trained(variant, world, strategy)
 
     after = simulate(resumed, 3, compute="sqrt")

@@ -6,7 +6,8 @@
 
 1. Every rank writes its two files into ``ckpt/.<step>`` and has them on disk (fsync).
 2. One rank, which knows all checksums, adds checkpoint.json and renames the folder to ``ckpt/<step>``.
-3. It removes all but the last two: should the last one be damaged, there is the one before.
+3. It removes all but the last two: should the last one be damaged, there is the one before. And what was begun and
+   never completed.
 
 No pickle: a checkpoint is data and can do nothing when it is read.
 """
@@ -30,10 +31,20 @@ from torch import Tensor
 
 from hpcasync.errors import UsageError
 from hpcasync.json_file import sync_folder, write_json
+from hpcasync.run.gather import gather_text
+from hpcasync.world import World
 
 SCHEMA = "hpcasync.checkpoint/1"
 KEPT = 2
 _MARK = "~"  # begins the only key of an object that stands for something JSON has not
+
+
+def write(world: World, run: Path, step: int, state: Mapping[str, Any]) -> None:
+    """Collective. Every rank's ``state`` as the checkpoint of ``step``; it is complete when rank 0 returns."""
+    mine = write_rank(run, step, world.rank, state)
+    everyone = [json.loads(text) for text in gather_text(world, json.dumps(mine))]
+    if world.rank == 0:
+        complete(run, step, world.size, {name: sha for each in everyone for name, sha in each.items()})
 
 
 def write_rank(run: Path, step: int, rank: int, state: Mapping[str, Any]) -> dict[str, str]:
@@ -75,8 +86,8 @@ def complete(run: Path, step: int, size: int, checksums: Mapping[str, str]) -> P
         shutil.rmtree(folder)
     unfinished.rename(folder)
     sync_folder(folder.parent)
-    for old in _steps(run)[:-KEPT]:
-        shutil.rmtree(run / "ckpt" / str(old), ignore_errors=True)
+    for old in (*(run / "ckpt" / str(step) for step in _steps(run)[:-KEPT]), *(run / "ckpt").glob(".*")):
+        shutil.rmtree(old, ignore_errors=True)
     return folder
 
 

@@ -25,12 +25,12 @@ class Lines:
         self._buffer: list[str] = []
         self._flushed = time.monotonic()
 
-    def rewind(self, steps: int) -> None:
-        """Forget what was written after this many steps: the run goes on from there."""
+    def rewind(self, steps: int, count: str) -> None:
+        """Forget what was written after this many steps, which an entry calls ``count``: the run goes on from there."""
         kept = []
         for line in self._path.read_text().splitlines(keepends=True) if self._path.exists() else []:
             try:
-                after = json.loads(line)["step"] > steps
+                after = json.loads(line)[count] > steps
             except (ValueError, KeyError, TypeError):
                 continue  # torn
             if not after:

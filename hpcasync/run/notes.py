@@ -24,7 +24,9 @@ class Notes:
 
     def rewind(self, steps: int) -> None:
         """The run goes on after this many steps of this rank: what was written later is forgotten."""
-        self._lines.rewind(steps)
+        self._lines.rewind(steps, "step")
+        if self._trace is not None:
+            self._trace.rewind(steps, "clock")
 
     def step(self, totals: Totals, seconds: float, loss: float, staleness: Staleness) -> None:
         """A step has ended, and ``totals`` count it."""
@@ -47,7 +49,7 @@ class Notes:
             self._trace.add(made.entry())
 
     def event(self, steps: int, seconds: float, **what: Any) -> None:
-        """Something between two steps: an evaluation, a recovery."""
+        """Something between two steps: an evaluation, a checkpoint, a recovery."""
         self._lines.add({"step": steps, "seconds": seconds, **what})
 
     def flush(self) -> None:

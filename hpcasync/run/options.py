@@ -37,7 +37,9 @@ class Options:
     name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """Name of the run's folder; default: job, strategy and time."""
     resume: Annotated[bool, FlagCreatePairsOff] = False
-    """Go on with the run --name where a signal has stopped it; begin it if there is none of this name."""
+    """Go on with the run --name from its last checkpoint; begin it if there is none of this name."""
+    checkpoint_every: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
+    """Write a checkpoint every so many seconds, besides that when a signal stops the run (default: none)."""
     seed: int = 0
     """For initialisation, shuffling and injected faults."""
     epochs: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
@@ -84,7 +86,7 @@ class Options:
             parse_law(self.jitter)
         for name in ("ranks", "epochs", "steps", "threads", "batch_size", "evaluate_every"):
             self._need(name, lambda value: value >= 1, "1 or more")
-        for name in ("seconds", "lr"):
+        for name in ("seconds", "lr", "checkpoint_every"):
             self._need(name, lambda value: 0 < value < math.inf, "a positive number")
         self._need("step_seconds", lambda value: 0 <= value < math.inf, "0 or more")
         self._need("seed", lambda value: 0 <= value < 2**63, "0 or more, and below 2^63")

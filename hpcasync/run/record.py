@@ -65,6 +65,8 @@ class Record:
     def resume(cls, folder: Path, step: int) -> Record:
         """That of a run that goes on after its leading rank's ``step``."""
         record = cls.take_over(folder)
+        if record._entries["attempts"][-1]["status"] == "running":
+            record._entries["attempts"][-1]["status"] = "cut off"
         record._entries |= {"status": "running", "finished": None}
         record._begin(step)
         return record

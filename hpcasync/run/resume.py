@@ -15,13 +15,17 @@ import torch
 
 from hpcasync.errors import UsageError
 from hpcasync.run import checkpoint
+from hpcasync.run.feed import Standing
 from hpcasync.run.metrics import Totals
 from hpcasync.run.options import Options
 from hpcasync.run.record import create_folder, has_failed
 from hpcasync.strategies import Strategy
 
 # What may differ from the attempt before: when to stop, where things are, what goes wrong.
-_FREE = ("resume", "results", "data", "threads", "epochs", "steps", "seconds", "target", "evaluate_every", "kill")
+_FREE = (
+    *("resume", "results", "data", "threads", "epochs", "steps", "seconds", "target", "evaluate_every", "kill"),
+    "checkpoint_every",
+)
 
 
 @dataclass(frozen=True)
@@ -84,15 +88,6 @@ def _set_aside(folder: Path, paths: list[Path]) -> None:
     aside.mkdir(mode=0o700)
     for path in paths:
         path.rename(aside / path.name)
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How far a rank has come: whole epochs, batches of the next one, and the seconds it took."""
-
-    epoch: int = 0
-    batches: int = 0
-    seconds: float = 0.0
 
 
 def capture(strategy: Strategy, totals: Totals, standing: Standing) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -17,9 +16,10 @@ from torch import Tensor
 from hpcasync.errors import UsageError
 from hpcasync.launch.execute import exit_code
 from hpcasync.replica import Replica
-from hpcasync.run.checkpoint import complete, describe, read_rank, write_rank
+from hpcasync.run.checkpoint import describe, read_rank, write
 from hpcasync.run.evaluation import Evaluate
-from hpcasync.run.gather import broadcast_text, first_failure, gather_text
+from hpcasync.run.feed import Feed, samples_in
+from hpcasync.run.gather import broadcast_text, first_failure
 from hpcasync.run.leader import Leader
 from hpcasync.run.metrics import Totals
 from hpcasync.run.notes import Notes
@@ -28,7 +28,7 @@ from hpcasync.run.ping import ping
 from hpcasync.run.provenance import Origin, everyones_hosts
 from hpcasync.run.record import Record, has_failed
 from hpcasync.run.recovery import recover, share_optimizer_state
-from hpcasync.run.resume import Opening, Standing, capture, open_run, restore
+from hpcasync.run.resume import Opening, capture, open_run, restore
 from hpcasync.run.stop import Signals, Stop
 from hpcasync.strategies import Strategy, parse_strategy
 from hpcasync.world import RankFailed, World
@@ -72,7 +72,7 @@ class Run:
         self._origin, self._signals = origin, signals
         self._totals = Totals()
         self._open = ExitStack()
-        self._standing = Standing()
+        self._feed = Feed(world.rank, options.epochs)
         self._leader: Leader | None = None
         self._members = list(range(world.size))  # the living, as numbered at the start
         self._code: int | None = None  # once the run is concluded
@@ -124,10 +124,10 @@ class Run:
         self._started, self._waited_before = self.world.now(), self.world.waited
         with self._recovering():
             if state is not None:
-                self._totals, self._standing = restore(state, self.strategy)
+                self._totals, self._feed.standing = restore(state, self.strategy)
                 self._notes.rewind(self._totals.steps)
             self.world.barrier()
-        self._started = self.world.now() - self._standing.seconds
+        self._started = self.world.now() - self._feed.standing.seconds
         self._waited_before = self.world.waited - self._totals.waited_seconds
 
     def steps(self, loader: Iterable[Batch]) -> Iterator[Batch]:
@@ -139,35 +139,12 @@ class Run:
         Raises:
             UsageError: the loader has no batch.
         """
-        limit, epoch, size = self.options.epochs, self._standing.epoch, self.size
-        made = self._standing.batches  # of this epoch, before
-        while limit is None or epoch < limit:
-            if self.world.size < size:
-                size, made = self.world.size, 0
-                if hasattr(loader, "deal"):
-                    loader.deal(self.world.rank, size)
-            if hasattr(loader, "set_epoch"):
-                loader.set_epoch(epoch)
-            batches = 0
-            for batches, batch in enumerate(loader, 1):
-                if batches <= made:
-                    continue
-                self._standing = Standing(epoch, batches - 1)
-                if self._ended():
-                    return
-                self._samples = _count(batch)
-                self._began = self.world.now()
-                yield batch
-                if self.world.size < size:
-                    break
-            else:
-                if not batches:
-                    raise UsageError(f"rank {self.rank} has no batch: fewer samples in its shard than --batch-size?")
-                if self.options.evaluate_every is None:
-                    with self._recovering():
-                        self._evaluate()
-                epoch, made = epoch + 1, 0
-                self._standing = Standing(epoch)
+        for batch in self._feed.batches(loader, self._end_epoch):
+            if self._ended():
+                return
+            self._samples = samples_in(batch)
+            self._began = self.world.now()
+            yield batch
 
     def step(self, loss: Tensor) -> None:
         """After ``loss.backward()``: tell the World how long that took, let the strategy step, keep the numbers."""
@@ -227,53 +204,81 @@ class Run:
         self._count_contributions()
         self._notes.step(totals, self._seconds(), loss, self.strategy.staleness)
         if self._leader is not None:
-            self._leader.progress.step(totals, self._standing.epoch, self._seconds(), loss)
+            self._leader.progress.step(totals, self._feed.standing.epoch, self._seconds(), loss)
 
     def _evaluate(self) -> None:
         """If this rank leads: evaluate, and stop all at the target."""
         if self._leader is None:
             return
         seconds = self._seconds()
-        values, reached = self._leader.evaluate(self._totals, self._standing.epoch, seconds)
+        values, reached = self._leader.evaluate(self._totals, self._feed.standing.epoch, seconds)
         self._notes.event(self._totals.steps, seconds, evaluation=values)
         if reached:
             self._stop.tell_all()
 
+    def _end_epoch(self) -> None:
+        if self.options.evaluate_every is None:
+            with self._recovering():
+                self._evaluate()
+
     def _ended(self) -> bool:
+        """True if this rank makes no further step. Writes the checkpoints that are due before the next."""
         with self._recovering():
-            return self._stop.reached(self._totals.steps, self._seconds())
+            while not self._stop.reached(self._totals.steps, self._seconds()):
+                if not self._stop.pauses(self._totals.steps, self._seconds()):
+                    return False
+                self._come_to_rest(ended=False)
+            return True
+        return False
+
+    def _come_to_rest(self, ended: bool) -> bool:
+        """Collective. Nothing is in flight any more. True if all ranks have ``ended``; else a checkpoint has been
+        written, and the strategy is ready to go on."""
+        self.strategy.drain()
+        self._count_contributions()
+        told = torch.tensor([not ended, self._totals.steps if self.world.rank == 0 else 0], dtype=torch.int64)
+        self.world.allreduce(told)
+        going_on, step = told.tolist()
+        if not going_on:
+            return True
+        began = self._seconds()
+        self._notes.flush()
+        self._stop.go_on()
+        state = self._save(step, began)
+        self.strategy.load_state_dict(state["strategy"])
+        self._notes.event(self._totals.steps, self._seconds(), checkpoint_seconds=self._seconds() - began)
         return False
 
     def _conclude(self) -> int:
         """Collective. The end of the run, without leaving the World; the exit code."""
         self._totals.interrupted = self._signals.received
         self._stop.leave()
-        self.strategy.drain()
-        self._count_contributions()
+        while not self._come_to_rest(ended=True):
+            continue  # the others have more steps to make
         if not self._totals.interrupted:
             self._evaluate()
         self._notes.flush()
         everyone = self._totals.gather(self.world)
         interrupted = max(int(rank.interrupted) for rank in everyone)
         if interrupted:
-            self._save(int(everyone[0].steps))
+            self._save(int(everyone[0].steps), self._totals.wall_seconds)
         if self._leader is not None:
             self._leader.conclude(everyone, interrupted)
         return exit_code(interrupted)
 
-    def _save(self, step: int) -> None:
-        """Collective. Write a checkpoint, named by the leading rank's ``step``."""
+    def _save(self, step: int, seconds: float) -> dict[str, Any]:
+        """Collective. Write a checkpoint, named by the leading rank's ``step``; what is in it of this rank."""
         assert self.folder is not None
-        standing = dataclasses.replace(self._standing, seconds=self._totals.wall_seconds)
-        mine = write_rank(self.folder, step, self.world.rank, capture(self.strategy, self._totals, standing))
-        everyone = [json.loads(text) for text in gather_text(self.world, json.dumps(mine))]
-        if self._leader is not None:
-            complete(self.folder, step, self.world.size, {name: sha for each in everyone for name, sha in each.items()})
+        standing = dataclasses.replace(self._feed.standing, seconds=seconds)
+        state = capture(self.strategy, self._totals, standing)
+        write(self.world, self.folder, step, state)
+        return state
 
     def _build(self, world: World) -> None:
         """Collective. The strategy and the way to stop."""
         self.strategy: Strategy = self._choice.build(self._trained[0], world, self._trained[1])
-        self._stop = Stop(world, self.options, self._signals, self.strategy.ahead)
+        every = self.options.checkpoint_every if world.size == self.size else None  # who starts again starts all ranks
+        self._stop = Stop(world, self.options, self._signals, self.strategy.ahead, every)
 
     def _lead(self, record: Record) -> None:
         self._leader = Leader(record, self.options, self.strategy, self._evaluate_by, self.rank)
@@ -322,6 +327,7 @@ class Run:
         seconds = self._seconds()
         recovery = {"dead": dead, "survivors": self._members, "recovery_seconds": self.world.now() - began}
         self._notes.event(self._totals.steps, seconds, recovered=recovery)
+        self._feed.deal(self.world.rank, self.world.size)
         if self.world.rank > 0:
             return
         if self._leader is None:
@@ -330,10 +336,3 @@ class Run:
             self._leader.follow(self.strategy)
         assert self._leader is not None
         self._leader.lose(dead, self._members, seconds)
-
-
-def _count(batch: Any) -> int:
-    """Samples in a batch: the length of its first tensor."""
-    while not isinstance(batch, Tensor):
-        batch = next(iter(batch.values() if isinstance(batch, dict) else batch))
-    return int(batch.shape[0])

@@ -1,4 +1,4 @@
-"""When a rank makes no further step: its limits, a signal, or a peer that says so."""
+"""When a rank makes no further step: its limits, a signal, or a peer that says so. And when it pauses."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 from hpcasync.run.options import Options
 from hpcasync.world import World
 
-# The cells of a rank's window: stop now; stop after this many steps; rank 0 has gone; a rank asks rank 0 to stop all.
-_NOW, _AT, _GONE, _ASKED, _CELLS = range(5)
+# The cells of a rank's window: stop now; stop after this many steps; rank 0 has gone; a rank asks rank 0 to stop all;
+# pause after this many steps, or as soon as there are more.
+_NOW, _AT, _GONE, _ASKED, _PAUSE, _CELLS = range(6)
 
 
 class Signals:
@@ -44,12 +45,18 @@ class Stop:
     checkpoint. They ask rank 0, and it announces a step that none of them can have made: another rank is at most
     ``ahead`` steps ahead of it, and needs it for the next, by when the announcement has arrived.
 
+    Rank 0 has all ranks pause for a checkpoint by the same means: now, or after the same step.
+
     Args:
         ahead: by how many steps ranks can be ahead of each other; None where each goes at its own speed.
+        every: seconds from one pause to the next; None: none.
     """
 
-    def __init__(self, world: World, options: Options, signals: Signals, ahead: int | None) -> None:
+    def __init__(
+        self, world: World, options: Options, signals: Signals, ahead: int | None, every: float | None
+    ) -> None:
         self._world, self._signals, self._ahead = world, signals, ahead
+        self._every, self._due = every, 0.0  # the seconds at which a pause is due; 0: not known yet
         self._steps, self._seconds = options.steps, options.seconds
         self._said: set[int] = set()
         self._window = world.window(_CELLS, torch.int64)
@@ -76,6 +83,20 @@ class Stop:
             or (self._steps is not None and steps >= self._steps)
             or (self._seconds is not None and seconds >= self._seconds)
         )
+
+    def pauses(self, steps: int, seconds: float) -> bool:
+        """Asked when the end is not :meth:`reached`: shall this rank pause before its next step?"""
+        if self._every is not None and self._world.rank == 0:
+            self._due = self._due or seconds + self._every
+            if seconds >= self._due:
+                self._say(_PAUSE, 1 if self._ahead is None else steps + self._ahead + 1, range(self._world.size))
+        return 0 < int(self._window.local[_PAUSE]) <= steps
+
+    def go_on(self) -> None:
+        """By every rank when all have come to the pause, before any has gone on."""
+        self._window.local[_PAUSE] = 0
+        self._said.discard(_PAUSE)
+        self._due = 0.0
 
     def leave(self) -> None:
         """This rank makes no further step, and listens no more."""

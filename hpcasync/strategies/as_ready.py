@@ -56,6 +56,7 @@ class AsReady(Strategy):
         self._contribute(0)
         while self._round():
             self._contribute(0)
+        self._contribute(1)  # of a step to come, should there be one
 
     def _contribute(self, count: int) -> None:
         """How many contributions this rank's next round counts for; reduced with the gradient."""

@@ -77,6 +77,8 @@ class Basgd(Strategy):
             part.leave()
         self.world.wait_until(self._all_over)
         self.dropped += self._parts[0].unused
+        for part in self._parts:
+            part.discard()
         self.world.barrier()
         self._pull()
 

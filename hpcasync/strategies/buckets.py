@@ -91,6 +91,11 @@ class BucketedShard:
         """How many gradients of this rank lie in buckets of its shard."""
         return int(self._counts[self._rank])
 
+    def discard(self) -> None:
+        """Empty the buckets of this rank's shard."""
+        self._sums.zero_()
+        self._counts.zero_()
+
     def state_dict(self) -> dict[str, Any]:
         """To be called when all letters have been read."""
         return {
@@ -111,6 +116,8 @@ class BucketedShard:
         self._sums.copy_(state["sums"])
         self._counts.copy_(state["counts"])
         self.updates = int(state["updates"])
+        self._left.local.zero_()
+        self.is_over = False
 
     def _put(self, sender: int, count: int, gradients: Tensor) -> None:
         self._sums[self._bucket_of[sender]] += gradients
@@ -121,8 +128,7 @@ class BucketedShard:
         self._parameter.grad = self._rule.combine(means, self._rule.f)
         self._optimizer.param_groups[0]["lr"] = self._given.param_groups[0]["lr"]
         self._optimizer.step()
-        self._sums.zero_()
-        self._counts.zero_()
+        self.discard()
         self.updates += 1
 
 

@@ -62,8 +62,8 @@ class Wagma(Sgp):
         super().drain()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._clock.restore(int(state["steps"]))
         super().load_state_dict(state)
-        self._clock.restore(self._steps)
 
     def _peers(self) -> tuple[int, ...]:
         return topology.group(self.world.rank, self.world.size, self._steps, self.members)

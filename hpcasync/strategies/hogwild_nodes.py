@@ -58,6 +58,10 @@ class _Exchange:
         """This node makes no change any more."""
         self._window.local[1] = 1
 
+    def come_back(self) -> None:
+        """After :meth:`leave`. The caller has a barrier behind it."""
+        self._window.local[1] = 0
+
     def all_left(self) -> bool:
         """True if no node makes a change any more."""
         return bool(self._look()[:, 1].all())
@@ -152,6 +156,9 @@ class HogwildNodes(Hogwild):
         return {**super().state_dict(), "anchors": anchors, "until_exchange": self._until_exchange}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._left[self.world.rank] = 0
+        if self._exchange is not None:
+            self._exchange.come_back()
         self._until_exchange = int(state["until_exchange"])
         for anchor, saved in zip(self._exchange.anchors if self._exchange else [], state["anchors"], strict=True):
             anchor.copy_(saved)

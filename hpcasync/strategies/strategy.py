@@ -64,10 +64,11 @@ class Strategy(ABC):
 
     @abstractmethod
     def drain(self) -> None:
-        """Called once, after this rank's last step. Returns when nobody makes steps any more and nothing is in flight.
+        """Called after this rank's last step. Returns when nobody makes steps any more and nothing is in flight.
 
         Until then this rank serves the others without contributing, so ranks may make different numbers of steps:
-        nobody waits for a rank that has made its last step, and every gradient generated is applied.
+        nobody waits for a rank that has made its last step, and every gradient generated is applied. With its own
+        state loaded the strategy can go on.
         """
 
     def parameters(self) -> list[Tensor]:
@@ -96,7 +97,7 @@ class Strategy(ABC):
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Collective. Take on a :meth:`state_dict`, this rank's own."""
+        """Collective. Take on a :meth:`state_dict`, this rank's own, in a fresh strategy or after :meth:`drain`."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.reduction.load_state_dict(state["reduction"])
         with torch.no_grad():

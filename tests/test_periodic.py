@@ -1,0 +1,232 @@
+"""Checkpoints from time to time: the run that writes them goes on as if it did not, and one that is killed resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hpcasync.replica import Replica
+from hpcasync.run import Options, Run, provenance
+from hpcasync.run import checkpoint as checkpoints
+from hpcasync.run.checkpoint import describe, latest
+from hpcasync.run.main import live
+from hpcasync.run.provenance import Origin
+from hpcasync.run.stop import Signals
+from hpcasync.run.trace import read_traces
+from hpcasync.run.worlds import KINDS
+from hpcasync.sim import simulate
+from hpcasync.world import World
+from tests import batch_job
+from tests.variants import VARIANTS
+
+RANKS, EPOCHS, BATCHES = 3, 4, 3
+STEPS = EPOCHS * BATCHES
+SAME_BITS = ("sync", "stale bound=0", "as_ready", "in_backward")
+EVERY_SECONDS = 2.2  # of steps that take 1 s on average
+
+every_strategy = pytest.mark.parametrize("words", [str(variant) for variant in VARIANTS])
+
+
+class Killed(BaseException):
+    """What no rank can catch: nothing is written any more."""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "git", lambda folder: None)  # two processes per run
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+def attempt(
+    folder: Path,
+    words: str,
+    every: float | None = EVERY_SECONDS,
+    in_step: Callable[[Run], None] = lambda run: None,
+    fail: dict[int, Any] | None = None,
+    **more: Any,
+) -> list[tuple[int, Tensor] | None]:
+    """Each rank's exit code and parameters, None for the dead. ``in_step`` is called by every rank in every step."""
+    options = Options(
+        **{"strategy": tuple(words.split()), "epochs": EPOCHS} | more,
+        checkpoint_every=every,
+        world="sim",
+        ranks=RANKS,
+        results=folder.parent,
+        name=folder.name,
+        resume=True,
+    )
+
+    def train(run: Run, job: Options) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        replica = Replica(model)
+        optimizer = torch.optim.SGD(replica.parameters(), lr=0.05, momentum=0.5)
+        x = torch.linspace(-1, 1, 8).view(4, 2) + run.rank
+        run.start(replica, optimizer, lambda model: {"loss": float(model(x).mean())})
+        for batch in run.steps([x, x + 1, x - 1]):
+            in_step(run)
+            loss = model(batch).pow(2).mean()
+            loss.backward()
+            run.step(loss)
+
+    def main(world: World) -> tuple[int, Tensor]:
+        run = Run(world, options, Origin(Path("job.py"), "sim", "SimWorld", []), Signals())
+        code = live(train, options, run, KINDS["sim"])
+        replica = run.strategy.replica if run.folder else None
+        return code, torch.cat([pair.params.detach().clone() for pair in replica.pairs]) if replica else torch.zeros(0)
+
+    return simulate(main, RANKS, compute="exponential", alpha=0.01, fail=fail)
+
+
+def kill_in(step: int) -> Callable[[Run], None]:
+    def kill(run: Run) -> None:
+        if run._totals.steps == step:
+            raise Killed
+
+    return kill
+
+
+def lines(folder: Path, rank: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"metrics.rank{rank}.jsonl").read_text().splitlines()]
+
+
+def check_done(folder: Path, ended: list[tuple[int, Tensor] | None]) -> None:
+    """Every rank has made every step once, and all have the same sound parameters."""
+    assert {end[0] for end in ended if end is not None} == {0}
+    assert (folder / "DONE").exists()
+    for rank in range(RANKS):
+        written = [line for line in lines(folder, rank) if "loss" in line]
+        assert [line["step"] for line in written] == list(range(1, STEPS + 1))
+        assert [line["seconds"] for line in written] == sorted(line["seconds"] for line in written)
+    parameters = [end[1] for end in ended if end is not None]
+    assert all(torch.equal(each, parameters[0]) for each in parameters)
+    assert torch.isfinite(parameters[0]).all()
+
+
+@every_strategy
+def test_a_run_that_writes_checkpoints_goes_on(words: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ended = attempt(folder, words)
+    check_done(folder, ended)
+    pauses = [sum("checkpoint_seconds" in line for line in lines(folder, rank)) for rank in range(RANKS)]
+    assert pauses[0] >= 1
+    assert len(set(pauses)) == 1
+    assert len(list((folder / "ckpt").iterdir())) == min(2, pauses[0])  # and nothing that is not complete
+    if words in SAME_BITS:
+        undisturbed = attempt(tmp_path / "undisturbed", words, every=None)
+        assert torch.equal(undisturbed[0][1], ended[0][1])  # type: ignore[index]
+
+
+@every_strategy
+def test_a_run_that_was_killed_goes_on_from_the_last_checkpoint(words: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(Killed):
+        attempt(folder, words, in_step=kill_in(STEPS - 2), trace=True)
+    found = latest(folder)
+    assert found is not None
+    saved = describe(found)[0]
+    assert 0 < saved <= STEPS - 2
+    check_done(folder, attempt(folder, words, trace=True))
+    first, second = json.loads((folder / "run.json").read_text())["attempts"]
+    assert (first["status"], second["status"], second["step"]) == ("cut off", "done", saved)
+    assert [len(trace) for trace in read_traces(folder)] == [STEPS] * RANKS
+
+
+@pytest.mark.parametrize("words", SAME_BITS)
+def test_a_run_that_was_killed_ends_as_if_nothing_had_happened(words: str, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        attempt(tmp_path / "run", words, in_step=kill_in(STEPS - 1))
+    resumed = attempt(tmp_path / "run", words)
+    undisturbed = attempt(tmp_path / "undisturbed", words, every=None)
+    assert torch.equal(undisturbed[0][1], resumed[0][1])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("words", ["sync", "downpour bound=1", "eager bound=1", "easgd", "sgp"])
+def test_a_rank_that_has_made_its_last_step_is_in_the_checkpoint(words: str, tmp_path: Path) -> None:
+    """Rank 0 makes more steps than the others, and none of them waits for it any more, nor it for them."""
+    folder = tmp_path / "run"
+
+    def leave_early(run: Run) -> None:
+        if run.rank > 0 and run._totals.steps == 3:
+            run._stop._steps = 4
+
+    ended = attempt(folder, words, in_step=leave_early)
+    assert {end[0] for end in ended if end is not None} == {0}
+    found = latest(folder)
+    assert found is not None
+    assert describe(found)[0] > 4
+    totals = [checkpoints.read_rank(found, rank)["totals"]["steps"] for rank in range(RANKS)]
+    assert totals == [describe(found)[0], 4, 4]
+    assert [sum("loss" in line for line in lines(folder, rank)) for rank in range(RANKS)] == [STEPS, 4, 4]
+
+
+@pytest.mark.parametrize(("words", "victim"), [("sync", 0), ("sync", 1), ("eager", 1), ("easgd", 0)])
+def test_a_death_leaves_the_checkpoint_before_it(words: str, victim: int, tmp_path: Path) -> None:
+    """At every call, those in a checkpoint included. Afterwards no more are written: a resumed run has all ranks."""
+    kept = []
+    for call in range(1, 10_000):
+        folder = tmp_path / str(call)
+        ended = attempt(folder, words, fail={victim: call}, epochs=2)
+        steps = checkpoints._steps(folder)
+        found = latest(folder)
+        assert found is None if not steps else found == folder / "ckpt" / str(steps[-1])
+        assert all(describe(folder / "ckpt" / str(step))[1] == RANKS for step in steps)
+        kept.append(len(steps))
+        if None not in ended:
+            break
+    assert kept == sorted(kept)  # a later death loses no more
+    assert kept[0] == 0
+    assert kept[-1] > 0
+
+
+def test_a_rank_that_dies_while_it_writes_leaves_the_checkpoint_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, write = tmp_path / "run", checkpoints.write_rank
+
+    def dies(run: Path, step: int, rank: int, state: Any) -> dict[str, str]:
+        told = write(run, step, rank, state)
+        if rank == 1 and checkpoints._steps(run):
+            raise Killed
+        return told
+
+    monkeypatch.setattr(checkpoints, "write_rank", dies)
+    with pytest.raises(Killed):
+        attempt(folder, "sync")
+    monkeypatch.undo()
+    before = latest(folder)
+    assert before is not None
+    saved = describe(before)[0]
+    assert len(list((folder / "ckpt").glob(".*"))) == 1
+    check_done(folder, attempt(folder, "sync"))
+    assert json.loads((folder / "run.json").read_text())["attempts"][1]["step"] == saved
+    assert not list((folder / "ckpt").glob(".*"))
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(240)
+def test_real_ranks_that_are_killed_resume_with_the_same_bits(tmp_path: Path) -> None:
+    def run(name: str, *words: str) -> int:
+        argv = [sys.executable, "-m", "hpcasync.cli", "run", "-n", "2", str(batch_job.__file__), "--steps", "60"]
+        argv += ["--step-seconds", "0.02", "--results", str(tmp_path), "--name", name, *words]
+        env = os.environ | {"PYTHONPATH": str(Path(batch_job.__file__).parent.parent)}
+        return subprocess.run(argv, capture_output=True, env=env, timeout=70, check=False).returncode
+
+    periodic = ("--checkpoint-every", "0.2")
+    assert run("killed", *periodic, "--kill", "0:50", "--kill", "1:50") != 0
+    assert not (tmp_path / "killed" / "DONE").exists()
+    assert run("killed", *periodic, "--resume") == 0
+    assert run("undisturbed") == 0
+    first, second = json.loads((tmp_path / "killed" / "run.json").read_text())["attempts"]
+    assert (first["status"], second["status"]) == ("cut off", "done")
+    assert 0 < second["step"] < 50
+    assert (tmp_path / "killed/parameters.json").read_text() == (tmp_path / "undisturbed/parameters.json").read_text()
