@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -466,6 +467,33 @@ def test_a_folder_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "a" / "sweep.json").write_text("{")
     with pytest.raises(UsageError, match="not valid JSON"):
         Folder(tmp_path / "a").enter({})
+
+
+@pytest.mark.parametrize("call", range(12))
+def test_two_workers_make_the_folder_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """The other one enters, or is checked, just before each look and each change of this one."""
+    calls = itertools.count()
+    alone = Folder(tmp_path / "sweep")
+
+    def interleaved(name: str) -> Callable[..., Any]:
+        original = getattr(Path, name)
+
+        def patched(self: Path, *args: Any, **kwargs: Any) -> Any:
+            if next(calls) == call:
+                other = Folder(tmp_path / "sweep")
+                if os.path.lexists(tmp_path / "sweep" / "sweep.lock"):
+                    other._check_free(tmp_path / "sweep" / "sweep.json")  # then it waits for the lock
+                else:
+                    other.enter({"sweep": "a"})
+            return original(self, *args, **kwargs)
+
+        return patched
+
+    for name in ("exists", "is_dir", "iterdir", "mkdir", "open", "replace"):
+        monkeypatch.setattr(Path, name, interleaved(name))
+    alone.enter({"sweep": "a"})
+    assert next(calls) > call
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"sweep.json", "logs", "beats"}
 
 
 # Real sweeps of the tiny job on simulated ranks

@@ -45,17 +45,16 @@ class Folder:
         definition = json.loads(json.dumps(definition))
         described = self.path / "sweep.json"
         try:
-            if not described.exists() and self.path.exists() and not self._only_locked():
-                raise UsageError(f"{self.path} exists and is no sweep; choose another --name, or move it away")
+            self._check_free(described)
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self.lock():
                 if described.exists():
                     _check_same(self.path, json.loads(described.read_bytes()), definition)
-                    return
+                else:
+                    made = {"git": provenance.git(Path(__file__).parent), "packages": provenance.packages()}
+                    write_json(described, {"schema": SCHEMA, "started": timestamp(), **made, "definition": definition})
                 for name in ("logs", "beats"):
                     (self.path / name).mkdir(mode=0o700, exist_ok=True)
-                made = {"git": provenance.git(Path(__file__).parent), "packages": provenance.packages()}
-                write_json(described, {"schema": SCHEMA, "started": timestamp(), **made, "definition": definition})
         except OSError as error:
             raise UsageError(f"cannot make the folder {self.path}: {error.strerror}") from None
         except ValueError as error:
@@ -96,9 +95,16 @@ class Folder:
         finally:
             now.unlink()
 
-    def _only_locked(self) -> bool:
-        """Empty, but for another worker that is making it."""
-        return self.path.is_dir() and all(path.name.startswith("sweep.lock") for path in self.path.iterdir())
+    def _check_free(self, described: Path) -> None:
+        # Another worker may be making it meanwhile, and writes sweep.json before whatever else: look for that last.
+        others = self.path.exists() and not (self.path.is_dir() and all(map(_is_first, self.path.iterdir())))
+        if others and not described.exists():
+            raise UsageError(f"{self.path} exists and is no sweep; choose another --name, or move it away")
+
+
+def _is_first(path: Path) -> bool:
+    """The lock, its takeover, or sweep.json on its way."""
+    return path.name.startswith(("sweep.lock", ".sweep.json."))
 
 
 def _check_same(path: Path, described: Any, definition: Mapping[str, Any]) -> None:
