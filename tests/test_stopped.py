@@ -17,7 +17,8 @@ from tests.stopped_job import STEPS
 
 JOB = Path(__file__).with_name("stopped_job.py")
 STOPPED_AND_RUNNING = 3
-STRATEGIES = {"hogwild": math.inf, "downpour": math.inf, "ssp": 4, "eager bound=8": 8}  # and their bounds
+# And their bounds.
+STRATEGIES = {"hogwild": math.inf, "downpour": math.inf, "ssp": 4, "eager bound=8": 8, "stale bound=2": 2}
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,9 @@ class Stop:
 
     def pauses(self, steps: int, seconds: float) -> bool:
         """Asked when the end is not :meth:`reached`: shall this rank pause before its next step?"""
-        if self._every is not None and self._world.rank == 0:
+        if self._every is None:
+            return False
+        if self._world.rank == 0:
             self._due = self._due or seconds + self._every
             if seconds >= self._due:
                 self._say(_PAUSE, 1 if self._ahead is None else steps + self._ahead + 1, range(self._world.size))

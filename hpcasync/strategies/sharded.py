@@ -29,11 +29,15 @@ class Sharded:
     """
 
     def __init__(self, world: World, values: Tensor) -> None:
-        self._shards = shards(values.numel(), world.size)
-        start, stop = shard_of(world.rank, self._shards)
+        owned = shards(values.numel(), world.size)
+        start, stop = shard_of(world.rank, owned)
         self.window = world.window(stop - start, values.dtype)
         self.window.local.copy_(values[start:stop])
-        self._first = world.rank % len(self._shards)  # an owner begins with its own, so not all queue up at the same
+        first = world.rank % len(owned)  # an owner begins with its own, so not all queue up at the same
+        numbered = list(enumerate(owned))
+        self._in_turn = numbered[first:] + numbered[:first]  # [(owner, (start, stop)), ...]
+        self._near = [each for each in self._in_turn if self.window.near(each[0])]
+        self._far = [each for each in self._in_turn if not self.window.near(each[0])]
 
     @property
     def shard(self) -> Tensor:
@@ -42,18 +46,18 @@ class Sharded:
 
     def push(self, update: Tensor) -> None:
         """Add ``update`` (n,), which is the World's until ``window.flush()``."""
-        for owner, (start, stop) in self._in_turn():
+        for owner, (start, stop) in self._in_turn:
             self.window.push(update[start:stop], owner)
 
     def pull(self, target: Tensor) -> None:
         """Read all of it into ``target`` (n,)."""
-        for owner, (start, stop) in self._in_turn():
+        for owner, (start, stop) in self._in_turn:
             self.window.pull(target[start:stop], owner)
         self.window.flush()
 
     def take(self, target: Tensor) -> None:
         """Read all of it into ``target`` (n,), and leave zeros."""
-        for owner, (start, stop) in self._in_turn():
+        for owner, (start, stop) in self._in_turn:
             self.window.take(target[start:stop], owner)
         self.window.flush()
 
@@ -62,18 +66,16 @@ class Sharded:
 
         What lies on this node goes through the cache piece by piece, while what goes to the others travels.
         """
-        far = [bounds for bounds in self._in_turn() if not self.window.near(bounds[0])]
-        for owner, (start, stop) in far:
+        for owner, (start, stop) in self._far:
             torch.sub(values[start:stop], anchor[start:stop], out=anchor[start:stop])
             self.window.push(anchor[start:stop], owner)
-        for owner, (start, stop) in self._in_turn():
-            if self.window.near(owner):
-                self._exchange_near(owner, values[start:stop], anchor[start:stop])
+        for owner, (start, stop) in self._near:
+            self._exchange_near(owner, values[start:stop], anchor[start:stop])
         self.window.flush()
-        for owner, (start, stop) in far:
+        for owner, (start, stop) in self._far:
             self.window.pull(anchor[start:stop], owner)
         self.window.flush()
-        for _, (start, stop) in far:
+        for _, (start, stop) in self._far:
             values[start:stop].copy_(anchor[start:stop])
 
     def _exchange_near(self, owner: int, values: Tensor, anchor: Tensor) -> None:
@@ -83,7 +85,3 @@ class Sharded:
             self.window.push(known, owner, i * PIECE_ELEMENTS)
             self.window.pull(known, owner, i * PIECE_ELEMENTS)
             value.copy_(known)
-
-    def _in_turn(self) -> list[tuple[int, tuple[int, int]]]:
-        shards = list(enumerate(self._shards))
-        return shards[self._first :] + shards[: self._first]
