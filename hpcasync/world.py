@@ -26,6 +26,9 @@ from torch import Tensor
 
 from hpcasync.errors import UsageError
 
+HALF_TYPES = frozenset({torch.float16, torch.bfloat16})
+"""What is added up in float32: neither NumPy nor MPI can."""
+
 
 class WorldError(Exception):
     """The ranks cannot go on together."""

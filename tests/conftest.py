@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from hpcasync.run import provenance
 from hpcasync.world import World
 from tests import slurm_cluster
 
@@ -67,6 +68,15 @@ def ranks(request: pytest.FixtureRequest) -> Iterator[Callable[..., list[Any]]]:
             return [value]
 
     yield run
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a few milliseconds: what takes longer than they do, and has tests of its own, is left out."""
+    monkeypatch.setattr(provenance, "git", lambda folder: None)  # two processes per run
+    monkeypatch.setattr(provenance, "packages", dict)
+    monkeypatch.setattr(torch, "manual_seed", torch.default_generator.manual_seed)  # notes no stack for other devices
+    monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
 @pytest.fixture(scope="session")

@@ -7,84 +7,27 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hpcasync.replica import Replica
-from hpcasync.run import Options, Run, provenance
+from hpcasync.run import Run
 from hpcasync.run import checkpoint as checkpoints
 from hpcasync.run.checkpoint import describe, latest
-from hpcasync.run.main import live
-from hpcasync.run.provenance import Origin
-from hpcasync.run.stop import Signals
 from hpcasync.run.trace import read_traces
-from hpcasync.run.worlds import KINDS
-from hpcasync.sim import simulate
-from hpcasync.world import World
 from tests import batch_job
+from tests.small_job import RANKS, SAME_BITS, STEPS, Killed, attempt, check_steps, codes, lines, parameters
 from tests.variants import VARIANTS
 
-RANKS, EPOCHS, BATCHES = 3, 4, 3
-STEPS = EPOCHS * BATCHES
-SAME_BITS = ("sync", "stale bound=0", "as_ready", "in_backward")
 EVERY_SECONDS = 2.2  # of steps that take 1 s on average
 
+pytestmark = pytest.mark.usefixtures("quick")
 every_strategy = pytest.mark.parametrize("words", [str(variant) for variant in VARIANTS])
-
-
-class Killed(BaseException):
-    """What no rank can catch: nothing is written any more."""
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "git", lambda folder: None)  # two processes per run
-    monkeypatch.setattr(os, "fsync", lambda file: None)
-
-
-def attempt(
-    folder: Path,
-    words: str,
-    every: float | None = EVERY_SECONDS,
-    in_step: Callable[[Run], None] = lambda run: None,
-    fail: dict[int, Any] | None = None,
-    **more: Any,
-) -> list[tuple[int, Tensor] | None]:
-    """Each rank's exit code and parameters, None for the dead. ``in_step`` is called by every rank in every step."""
-    options = Options(
-        **{"strategy": tuple(words.split()), "epochs": EPOCHS} | more,
-        checkpoint_every=every,
-        world="sim",
-        ranks=RANKS,
-        results=folder.parent,
-        name=folder.name,
-        resume=True,
-    )
-
-    def train(run: Run, job: Options) -> None:
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
-        replica = Replica(model)
-        optimizer = torch.optim.SGD(replica.parameters(), lr=0.05, momentum=0.5)
-        x = torch.linspace(-1, 1, 8).view(4, 2) + run.rank
-        run.start(replica, optimizer, lambda model: {"loss": float(model(x).mean())})
-        for batch in run.steps([x, x + 1, x - 1]):
-            in_step(run)
-            loss = model(batch).pow(2).mean()
-            loss.backward()
-            run.step(loss)
-
-    def main(world: World) -> tuple[int, Tensor]:
-        run = Run(world, options, Origin(Path("job.py"), "sim", "SimWorld", []), Signals())
-        code = live(train, options, run, KINDS["sim"])
-        replica = run.strategy.replica if run.folder else None
-        return code, torch.cat([pair.params.detach().clone() for pair in replica.pairs]) if replica else torch.zeros(0)
-
-    return simulate(main, RANKS, compute="exponential", alpha=0.01, fail=fail)
+periodic = partial(attempt, checkpoint_every=EVERY_SECONDS)
 
 
 def kill_in(step: int) -> Callable[[Run], None]:
@@ -95,47 +38,41 @@ def kill_in(step: int) -> Callable[[Run], None]:
     return kill
 
 
-def lines(folder: Path, rank: int) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / f"metrics.rank{rank}.jsonl").read_text().splitlines()]
-
-
 def check_done(folder: Path, ended: list[tuple[int, Tensor] | None]) -> None:
     """Every rank has made every step once, and all have the same sound parameters."""
-    assert {end[0] for end in ended if end is not None} == {0}
+    assert codes(ended) == {0}
     assert (folder / "DONE").exists()
     for rank in range(RANKS):
-        written = [line for line in lines(folder, rank) if "loss" in line]
-        assert [line["step"] for line in written] == list(range(1, STEPS + 1))
-        assert [line["seconds"] for line in written] == sorted(line["seconds"] for line in written)
-    parameters = [end[1] for end in ended if end is not None]
-    assert all(torch.equal(each, parameters[0]) for each in parameters)
-    assert torch.isfinite(parameters[0]).all()
+        check_steps(folder, rank)
+    first, *others = parameters(ended)
+    assert all(torch.equal(each, first) for each in others)
+    assert torch.isfinite(first).all()
 
 
 @every_strategy
 def test_a_run_that_writes_checkpoints_goes_on(words: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    ended = attempt(folder, words)
+    ended = periodic(folder, words)
     check_done(folder, ended)
     pauses = [sum("checkpoint_seconds" in line for line in lines(folder, rank)) for rank in range(RANKS)]
     assert pauses[0] >= 1
     assert len(set(pauses)) == 1
     assert len(list((folder / "ckpt").iterdir())) == min(2, pauses[0])  # and nothing that is not complete
     if words in SAME_BITS:
-        undisturbed = attempt(tmp_path / "undisturbed", words, every=None)
-        assert torch.equal(undisturbed[0][1], ended[0][1])  # type: ignore[index]
+        undisturbed = attempt(tmp_path / "undisturbed", words)
+        assert torch.equal(parameters(undisturbed)[0], parameters(ended)[0])
 
 
 @every_strategy
 def test_a_run_that_was_killed_goes_on_from_the_last_checkpoint(words: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(Killed):
-        attempt(folder, words, in_step=kill_in(STEPS - 2), trace=True)
+        periodic(folder, words, in_step=kill_in(STEPS - 2), trace=True)
     found = latest(folder)
     assert found is not None
     saved = describe(found)[0]
     assert 0 < saved <= STEPS - 2
-    check_done(folder, attempt(folder, words, trace=True))
+    check_done(folder, periodic(folder, words, trace=True))
     first, second = json.loads((folder / "run.json").read_text())["attempts"]
     assert (first["status"], second["status"], second["step"]) == ("cut off", "done", saved)
     assert [len(trace) for trace in read_traces(folder)] == [STEPS] * RANKS
@@ -144,10 +81,10 @@ def test_a_run_that_was_killed_goes_on_from_the_last_checkpoint(words: str, tmp_
 @pytest.mark.parametrize("words", SAME_BITS)
 def test_a_run_that_was_killed_ends_as_if_nothing_had_happened(words: str, tmp_path: Path) -> None:
     with pytest.raises(Killed):
-        attempt(tmp_path / "run", words, in_step=kill_in(STEPS - 1))
-    resumed = attempt(tmp_path / "run", words)
-    undisturbed = attempt(tmp_path / "undisturbed", words, every=None)
-    assert torch.equal(undisturbed[0][1], resumed[0][1])  # type: ignore[index]
+        periodic(tmp_path / "run", words, in_step=kill_in(STEPS - 1))
+    resumed = periodic(tmp_path / "run", words)
+    undisturbed = attempt(tmp_path / "undisturbed", words)
+    assert torch.equal(parameters(undisturbed)[0], parameters(resumed)[0])
 
 
 @pytest.mark.parametrize("words", ["sync", "downpour bound=1", "eager bound=1", "easgd", "sgp"])
@@ -159,8 +96,8 @@ def test_a_rank_that_has_made_its_last_step_is_in_the_checkpoint(words: str, tmp
         if run.rank > 0 and run._totals.steps == 3:
             run._stop._steps = 4
 
-    ended = attempt(folder, words, in_step=leave_early)
-    assert {end[0] for end in ended if end is not None} == {0}
+    ended = periodic(folder, words, in_step=leave_early)
+    assert codes(ended) == {0}
     found = latest(folder)
     assert found is not None
     assert describe(found)[0] > 4
@@ -171,21 +108,23 @@ def test_a_rank_that_has_made_its_last_step_is_in_the_checkpoint(words: str, tmp
 
 @pytest.mark.parametrize(("words", "victim"), [("sync", 0), ("sync", 1), ("eager", 1), ("easgd", 0)])
 def test_a_death_leaves_the_checkpoint_before_it(words: str, victim: int, tmp_path: Path) -> None:
-    """At every call, those in a checkpoint included. Afterwards no more are written: a resumed run has all ranks."""
+    """At every call, those in a checkpoint included."""
     kept = []
     for call in range(1, 10_000):
         folder = tmp_path / str(call)
-        ended = attempt(folder, words, fail={victim: call}, epochs=2)
+        ended = periodic(folder, words, fail={victim: call}, epochs=2)
         steps = checkpoints._steps(folder)
         found = latest(folder)
         assert found is None if not steps else found == folder / "ckpt" / str(steps[-1])
-        assert all(describe(folder / "ckpt" / str(step))[1] == RANKS for step in steps)
-        kept.append(len(steps))
+        members = [describe(folder / "ckpt" / str(step))[1] for step in steps]
+        left = [rank for rank in range(RANKS) if ended[rank] is not None]
+        assert all(each in (list(range(RANKS)), left) for each in members)
+        kept.append(members)
         if None not in ended:
             break
-    assert kept == sorted(kept)  # a later death loses no more
-    assert kept[0] == 0
-    assert kept[-1] > 0
+    assert kept[0] == []
+    assert kept[-1] and all(len(each) == RANKS for each in kept[-1])
+    assert any(each and len(each[-1]) < RANKS for each in kept)  # those that are left write checkpoints, too
 
 
 def test_a_rank_that_dies_while_it_writes_leaves_the_checkpoint_before_it(
@@ -201,13 +140,13 @@ def test_a_rank_that_dies_while_it_writes_leaves_the_checkpoint_before_it(
 
     monkeypatch.setattr(checkpoints, "write_rank", dies)
     with pytest.raises(Killed):
-        attempt(folder, "sync")
+        periodic(folder, "sync")
     monkeypatch.undo()
     before = latest(folder)
     assert before is not None
     saved = describe(before)[0]
     assert len(list((folder / "ckpt").glob(".*"))) == 1
-    check_done(folder, attempt(folder, "sync"))
+    check_done(folder, periodic(folder, "sync"))
     assert json.loads((folder / "run.json").read_text())["attempts"][1]["step"] == saved
     assert not list((folder / "ckpt").glob(".*"))
 

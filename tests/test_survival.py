@@ -3,88 +3,44 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hpcasync.replica import Replica
-from hpcasync.run import Options, Run, provenance
-from hpcasync.run.main import live
-from hpcasync.run.provenance import Origin
-from hpcasync.run.stop import Signals
-from hpcasync.run.worlds import KINDS
-from hpcasync.sim import simulate
-from hpcasync.world import World
+from tests.small_job import RANKS, attempt, codes, parameters
 from tests.variants import VARIANTS, Variant
-
-RANKS = 3
-
-
-def train(run: Run, job: Options) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
-    replica = Replica(model)
-    optimizer = torch.optim.SGD(replica.parameters(), lr=0.1, momentum=0.5)
-    x = torch.linspace(-1, 1, 8).view(4, 2) + run.rank
-    run.start(replica, optimizer, lambda model: {"loss": float(model(x).mean())})
-    for batch in run.steps([x, x + 1]):
-        model(batch).pow(2).mean().backward()
-        run.step(torch.zeros(()))
-
-
-def survive(folder: Path, words: list[str], fail: dict[int, Any]) -> list[tuple[int, Tensor] | None]:
-    """A run of three ranks and a few steps: each rank's exit code and parameters, None for the dead."""
-    options = Options(
-        strategy=tuple(words), world="sim", ranks=RANKS, results=folder.parent, name=folder.name, epochs=2
-    )
-
-    def main(world: World) -> tuple[int, Tensor]:
-        run = Run(world, options, Origin(Path("job.py"), "sim", "SimWorld", []), Signals())
-        code = live(train, options, run, KINDS["sim"])
-        replica = run.strategy.replica if run.folder else None
-        return code, torch.cat([pair.params.detach().clone() for pair in replica.pairs]) if replica else torch.zeros(0)
-
-    return simulate(main, RANKS, compute="exponential", alpha=0.01, fail=fail)
 
 
 def check(folder: Path, ended: list[tuple[int, Tensor] | None]) -> str:
     """What has become of a run that a death has met: "nothing", "went on" or "gave up"."""
     living = [rank for rank, end in enumerate(ended) if end is not None]
-    codes = {end[0] for end in ended if end is not None}
-    if codes == {1}:
+    if codes(ended) == {1}:
         assert not (folder / "DONE").exists()
         return "gave up"
-    assert codes == {0}
+    assert codes(ended) == {0}
     assert (folder / "DONE").exists()
     document = json.loads((folder / "run.json").read_text())
     assert document["status"] == "done"
-    parameters = [end[1] for end in ended if end is not None]
-    assert all(torch.equal(each, parameters[0]) for each in parameters)
-    assert torch.isfinite(parameters[0]).all()
+    first, *others = parameters(ended)
+    assert all(torch.equal(each, first) for each in others)
+    assert torch.isfinite(first).all()
     dead = [rank for rank in range(RANKS) if rank not in living]
     assert {failure["rank"] for failure in document["failures"]} <= set(dead)
     return "went on" if document["failures"] else "nothing"
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant.deaths], ids=str)
-def test_a_death_at_any_call_is_survived(
-    variant: Variant, victim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(provenance, "git", lambda folder: None)  # two processes per run
-    monkeypatch.setattr(provenance, "packages", dict)
-    monkeypatch.setattr(torch, "manual_seed", torch.default_generator.manual_seed)  # notes no stack for other devices
-    monkeypatch.setattr(os, "fsync", lambda file: None)
+def test_a_death_at_any_call_is_survived(variant: Variant, victim: int, tmp_path: Path) -> None:
     fates = []
     for call in range(1, 10_000):
         folder = tmp_path / str(call)
-        ended = survive(folder, variant.words.split(), {victim: call})
+        ended = attempt(folder, variant.words, fail={victim: call}, epochs=2, batches=2)
         fates.append(check(folder, ended))
         if None not in ended:
             break

@@ -6,10 +6,11 @@ rank dies, and nothing here ever finds anything.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from mpi4py import MPI
 
@@ -20,6 +21,9 @@ _DEATHS = {MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED} - 
 _LOOK_SECONDS = 0.02
 _TAG = 1  # of messages that nobody sends
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
 TOLERATED = bool(_DEATHS) and os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112 -- its real name
 """True if this job may lose ranks and go on: Open MPI, started with ``--with-ft ulfm``."""
 
@@ -29,16 +33,20 @@ def rank_failed(error: MPI.Exception) -> RankFailed | None:
     return RankFailed() if error.Get_error_class() in _DEATHS else None
 
 
-@contextmanager
-def deaths_as_rank_failed() -> Iterator[None]:
-    """Around MPI calls: RankFailed in place of MPI's errors about dead ranks."""
-    try:
-        yield
-    except MPI.Exception as error:
-        death = rank_failed(error)
-        if death is None:
-            raise
-        raise death from error
+def deaths_as_rank_failed(verb: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """``verb``, but RankFailed in place of MPI's errors about dead ranks."""
+
+    @functools.wraps(verb)
+    def told(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return verb(*args, **kwargs)
+        except MPI.Exception as error:
+            death = rank_failed(error)
+            if death is None:
+                raise
+            raise death from error
+
+    return told
 
 
 class Lookout:
@@ -50,13 +58,15 @@ class Lookout:
 
     def check(self) -> None:
         """Raise RankFailed if so. Looks every 20 ms at most, so it may be called often; for the rank's own thread."""
-        if not TOLERATED or time.monotonic() < self._next:
-            return
-        with deaths_as_rank_failed():
-            self._comm.Iprobe(self._comm.rank, _TAG)  # Get_failed() alone was seen to notice nothing for 5 s
-            failed = self._comm.Get_failed()
+        if TOLERATED and time.monotonic() >= self._next:
+            self._look()
+            self._next = time.monotonic() + _LOOK_SECONDS
+
+    @deaths_as_rank_failed
+    def _look(self) -> None:
+        self._comm.Iprobe(self._comm.rank, _TAG)  # Get_failed() alone was seen to notice nothing for 5 s
+        failed = self._comm.Get_failed()
         ranks = failed.Translate_ranks(range(failed.size), self._comm.Get_group()) if failed.size else ()
         failed.Free()
         if ranks or self._comm.Is_revoked():
             raise RankFailed(tuple(int(rank) for rank in ranks))
-        self._next = time.monotonic() + _LOOK_SECONDS

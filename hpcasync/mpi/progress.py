@@ -16,6 +16,7 @@ from torch import Tensor
 from hpcasync.errors import UsageError
 from hpcasync.mpi.failure import rank_failed
 from hpcasync.mpi.segment import Bytes
+from hpcasync.world import HALF_TYPES
 
 _SPIN_SECONDS = 1e-4
 _SHORTEST_PAUSE_SECONDS = 5e-5
@@ -198,7 +199,7 @@ class Progress:
 
 def wire(buffer: Tensor) -> Tensor:
     """The tensor that travels for ``buffer``: itself, or float32 for half types, which MPI cannot sum."""
-    if buffer.dtype in (torch.float16, torch.bfloat16):
+    if buffer.dtype in HALF_TYPES:
         return buffer.float()
     return buffer
 

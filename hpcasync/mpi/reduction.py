@@ -22,7 +22,7 @@ from torch import Tensor
 
 from hpcasync.mpi.progress import Wait
 from hpcasync.mpi.window import allocate
-from hpcasync.world import Request, split
+from hpcasync.world import HALF_TYPES, Request, split
 
 _DEPTH = 64  # reductions in flight at most; a further one waits for the oldest
 _BLOCK = 1 << 16  # elements added up at a time: 256 kB of float32 stay in a core's cache
@@ -104,7 +104,7 @@ class NodeReduction:
         posted = self._flags[:, _columns(number)].tolist()
         spans = [self._buffers[index][rank][start:stop] for rank, (index, start, stop) in enumerate(posted)]
         start, stop = split(spans[0].numel(), self._comm.size)[self._comm.rank]
-        half = spans[0].dtype in (torch.float16, torch.bfloat16)
+        half = spans[0].dtype in HALF_TYPES
         for a in range(start, stop, _BLOCK):
             first, *others = [span[a : min(a + _BLOCK, stop)] for span in spans]
             total = self._wide[: first.numel()].copy_(first) if half else first

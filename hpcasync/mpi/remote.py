@@ -39,7 +39,7 @@ class Remote:
     def take(self, target: Tensor, rank: int, offset: int) -> None:
         self._ask(TAKE, target, rank, offset, _chunks(target), [])
 
-    @deaths_as_rank_failed()
+    @deaths_as_rank_failed
     def test(self) -> bool:
         """True if every operation has been answered. Never blocks."""
         while self._pending and self._first_complete():
@@ -56,6 +56,7 @@ class Remote:
         """When all ranks have flushed: nobody reaches this rank's part any more."""
         self._inbox.forget(self._number)
 
+    @deaths_as_rank_failed
     def _ask(
         self, verb: int, buffer: Tensor, rank: int, offset: int, answers: Sequence[Bytes], payload: Sequence[Bytes]
     ) -> None:
@@ -64,7 +65,7 @@ class Remote:
         if buffer.numel() == 0:
             return
         comm, header = self._inbox.comm, np.array([self._number, verb, offset, buffer.numel()], np.int64)
-        with self._inbox.asking, deaths_as_rank_failed():
+        with self._inbox.asking:
             replies = [comm.Irecv(answer, rank, REPLY) for answer in answers]
             self._pending.append(comm.Isend(header, rank, HEADER))
             self._pending.extend(comm.Isend(part, rank, PAYLOAD) for part in payload)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from hpcasync.mpi.mutex import BYTES, Mutex
+from hpcasync.world import HALF_TYPES
 
-_HALF = (torch.float16, torch.bfloat16)
 STRIPE = 1 << 18  # elements per mutex: 1 MB of float32, long enough that a lock costs nothing beside the addition
 
 Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
@@ -77,7 +77,7 @@ class Segment:
 
 def _array(tensor: Tensor) -> Any:
     """The same memory for NumPy, which needs 2 µs for a piece of it where PyTorch needs 10; a half type's as it is."""
-    return tensor if tensor.dtype in _HALF else tensor.numpy()
+    return tensor if tensor.dtype in HALF_TYPES else tensor.numpy()
 
 
 def _stripes(length: int) -> int:

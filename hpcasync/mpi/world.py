@@ -85,7 +85,7 @@ class MPIWorld:
                 self._reduction = NodeReduction(self._node_comm, self._wait)
             return self._reduction.buffer(length, dtype)
 
-    @deaths_as_rank_failed()
+    @deaths_as_rank_failed
     def allreduce(self, buffer: Tensor) -> None:
         if (reduction := self._owner(buffer)) is not None:
             reduction.iallreduce(buffer).wait()
@@ -100,7 +100,7 @@ class MPIWorld:
         if travelling is not buffer:
             buffer.copy_(travelling)
 
-    @deaths_as_rank_failed()
+    @deaths_as_rank_failed
     def iallreduce(self, buffer: Tensor) -> Request:
         if (reduction := self._owner(buffer)) is not None:
             return self._begin(reduction.iallreduce(buffer))
@@ -108,19 +108,19 @@ class MPIWorld:
         request = self._comm.Iallreduce(MPI.IN_PLACE, travelling.numpy(), MPI.SUM)
         return self._begin(MPIRequest(request, buffer, travelling, self._wait))
 
-    @deaths_as_rank_failed()
+    @deaths_as_rank_failed
     def ialltoall(self, source: Tensor, target: Tensor) -> Request:
         return self._begin(
             MPIRequest(self._comm.Ialltoall(as_bytes(source), as_bytes(target)), target, target, self._wait)
         )
 
-    @deaths_as_rank_failed()
+    @deaths_as_rank_failed
     def iallgather(self, source: Tensor, target: Tensor) -> Request:
         return self._begin(
             MPIRequest(self._comm.Iallgather(as_bytes(source), as_bytes(target)), target, target, self._wait)
         )
 
-    @deaths_as_rank_failed()
+    @deaths_as_rank_failed
     def partial(self, like: Sequence[Tensor], quorum: Quorum, bound: int) -> PartialRounds:
         with self._assembled():
             channel = _Channel(self._comm.Dup(), beside=self)
@@ -131,15 +131,15 @@ class MPIWorld:
         self._progress.serve(rounds.poll)
         return rounds
 
-    @deaths_as_rank_failed()
+    @deaths_as_rank_failed
     def broadcast(self, buffer: Tensor, root: int = 0) -> None:
         self._wait(self._comm.Ibcast(as_bytes(buffer), root).Test)
 
-    @deaths_as_rank_failed()
+    @deaths_as_rank_failed
     def barrier(self) -> None:
         self._wait(self._comm.Ibarrier().Test)
 
-    @deaths_as_rank_failed()
+    @deaths_as_rank_failed
     def window(self, length: int, dtype: torch.dtype = torch.float32) -> MPIWindow:
         connect = self._connect if self.node.size < self.size else None
         with self._assembled():
@@ -147,7 +147,7 @@ class MPIWorld:
         self._windows.append(window)
         return window
 
-    @deaths_as_rank_failed()
+    @deaths_as_rank_failed
     def shared(self, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
         with self._assembled():
             win, parts = allocate(self._node_comm, length * dtype.itemsize if self.node.rank == 0 else 0)
@@ -158,7 +158,7 @@ class MPIWorld:
         self._wait(self._node_comm.Ibarrier().Test)
         return memory
 
-    @deaths_as_rank_failed()
+    @deaths_as_rank_failed
     def leaders(self) -> MPIWorld | None:
         with self._assembled():
             comm = self._comm.Split(0 if self.node.rank == 0 else MPI.UNDEFINED)
@@ -288,7 +288,7 @@ class MPIWorld:
             self._progress.serve(self._inbox.poll)
         return Remote(self._inbox, len(self._windows), segment, self._wait)
 
-    @deaths_as_rank_failed()
+    @deaths_as_rank_failed
     def _find_node(self) -> tuple[MPI.Intracomm, list[int]]:
         """Collective. The ranks that share this one's memory, and their numbers in this World."""
         comm = cast(MPI.Intracomm, self._comm.Split_type(MPI.COMM_TYPE_SHARED))
@@ -296,7 +296,7 @@ class MPIWorld:
         self._wait(comm.Iallgather(np.array([self.rank]), members).Test)
         return comm, members.tolist()
 
-    @deaths_as_rank_failed()
+    @deaths_as_rank_failed
     def _wait(self, condition: Callable[[], bool]) -> None:
         """Wait until ``condition()`` is true, or raise RankFailed."""
         self.waited += wait(condition, self._idle)

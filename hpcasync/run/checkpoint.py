@@ -2,7 +2,9 @@
 
     <run>/ckpt/<step>/rank<r>.safetensors    the tensors in rank r's state
     <run>/ckpt/<step>/rank<r>.json           the rest of it, with a name where a tensor was
-    <run>/ckpt/<step>/checkpoint.json        {"schema", "step", "size", "sha256": {file: checksum}}
+    <run>/ckpt/<step>/checkpoint.json        {"schema", "step", "members", "sha256": {file: checksum}}
+
+Rank r of it was rank members[r] when the run began: deaths have renumbered the others.
 
 1. Every rank writes its two files into ``ckpt/.<step>`` and has them on disk (fsync).
 2. One rank, which knows all checksums, adds checkpoint.json and renames the folder to ``ckpt/<step>``.
@@ -20,7 +22,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,12 @@ KEPT = 2
 _MARK = "~"  # begins the only key of an object that stands for something JSON has not
 
 
-def write(world: World, run: Path, step: int, state: Mapping[str, Any]) -> None:
+def write(world: World, run: Path, step: int, state: Mapping[str, Any], members: Sequence[int]) -> None:
     """Collective. Every rank's ``state`` as the checkpoint of ``step``; it is complete when rank 0 returns."""
     mine = write_rank(run, step, world.rank, state)
     everyone = [json.loads(text) for text in gather_text(world, json.dumps(mine))]
     if world.rank == 0:
-        complete(run, step, world.size, {name: sha for each in everyone for name, sha in each.items()})
+        complete(run, step, members, {name: sha for each in everyone for name, sha in each.items()})
 
 
 def write_rank(run: Path, step: int, rank: int, state: Mapping[str, Any]) -> dict[str, str]:
@@ -73,14 +75,14 @@ def write_rank(run: Path, step: int, rank: int, state: Mapping[str, Any]) -> dic
     return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
-def complete(run: Path, step: int, size: int, checksums: Mapping[str, str]) -> Path:
+def complete(run: Path, step: int, members: Sequence[int], checksums: Mapping[str, str]) -> Path:
     """Phases 2 and 3, by one rank: the checkpoint's folder. One of the same step that is there already is replaced."""
     unfinished, folder = _unfinished(run, step), run / "ckpt" / str(step)
     for left in set(unfinished.iterdir()) - {unfinished / name for name in checksums}:
         left.unlink()  # by an attempt that was cut off
     write_json(
         unfinished / "checkpoint.json",
-        {"schema": SCHEMA, "step": step, "size": size, "sha256": dict(sorted(checksums.items()))},
+        {"schema": SCHEMA, "step": step, "members": list(members), "sha256": dict(sorted(checksums.items()))},
     )
     if folder.exists():
         shutil.rmtree(folder)
@@ -96,10 +98,10 @@ def latest(run: Path) -> Path | None:
     return next((run / "ckpt" / str(step) for step in reversed(_steps(run)) if _is_whole(run, step)), None)
 
 
-def describe(folder: Path) -> tuple[int, int]:
-    """(step, size) of a checkpoint: rank 0's steps, and the number of ranks."""
+def describe(folder: Path) -> tuple[int, list[int]]:
+    """(step, members) of a checkpoint: rank 0's steps, and who its ranks were when the run began."""
     document = json.loads((folder / "checkpoint.json").read_bytes())
-    return int(document["step"]), int(document["size"])
+    return int(document["step"]), [int(rank) for rank in document["members"]]
 
 
 def read_rank(folder: Path, rank: int) -> dict[str, Any]:
@@ -133,7 +135,7 @@ def _is_whole(run: Path, step: int) -> bool:
         checksums = document["sha256"]
         return (
             document["schema"] == SCHEMA
-            and len(checksums) == 2 * document["size"]
+            and len(checksums) == 2 * len(document["members"])
             and all(
                 hashlib.sha256((folder / Path(name).name).read_bytes()).hexdigest() == checksum
                 for name, checksum in checksums.items()

@@ -78,7 +78,8 @@ class Record:
 
     def lose(self, dead: Sequence[int], survivors: Sequence[int], seconds: float) -> None:
         """Note that ranks ``dead`` have died, ``seconds`` after the start."""
-        losses = [{"rank": rank, "seconds": seconds, "survivors": list(survivors)} for rank in dead]
+        attempt = len(self._entries["attempts"])
+        losses = [{"rank": rank, "seconds": seconds, "survivors": list(survivors), "attempt": attempt} for rank in dead]
         self._entries["failures"] = [*self._entries["failures"], *losses]
         self._write()
 

@@ -30,54 +30,68 @@ _FREE = (
 
 @dataclass(frozen=True)
 class Opening:
-    """The folder of a run, and where it goes on: from a checkpoint, from the beginning (None), or not at all (done)."""
+    """What --resume has found: the folder of a run (None: a new run), where it goes on (None: from the beginning), and
+    whether it is done already."""
 
-    folder: Path
+    folder: Path | None = None
     checkpoint: Path | None = None
     done: bool = False
 
     def to_text(self) -> str:
-        return json.dumps([str(self.folder.resolve()), str(self.checkpoint or ""), self.done])
+        return json.dumps([str(self.folder or ""), str(self.checkpoint or ""), self.done])
 
     @classmethod
     def from_text(cls, text: str) -> Opening:
         folder, found, done = json.loads(text)
-        return cls(Path(folder), Path(found) if found else None, done)
+        return cls(Path(folder) if folder else None, Path(found) if found else None, done)
 
 
-def open_run(options: Options, stem: str, size: int) -> Opening:
-    """By the leading rank: make the run's folder, or with --resume find what there is.
-
-    An attempt that has left no checkpoint behind, and any FAILED.json, is moved into a folder attempt-<n> of the run's.
+def find_run(options: Options, size: int) -> Opening:
+    """By the leading rank of ``size``: what there is to go on with. Nothing is changed.
 
     Raises:
-        UsageError: the folder exists, or cannot be made; or the run in it is another one than these options ask for.
+        UsageError: the run in the folder is another one than these options ask for.
     """
     if not options.resume or options.name is None or not (options.results / options.name).exists():
-        return Opening(create_folder(options.results, options.name, stem))
+        return Opening()
     folder = (options.results / options.name).resolve()
     if (folder / "DONE").exists():
         return Opening(folder, done=True)
     found = checkpoint.latest(folder)
-    if found is None:
-        _set_aside(folder, [path for path in folder.iterdir() if not path.name.startswith("attempt-")])
-        return Opening(folder)
-    _check(folder, options)
-    saved = checkpoint.describe(found)[1]
-    if saved != size:
-        raise UsageError(f"--resume: {found} is of {saved} ranks; start as many, not {size}")
-    if has_failed(folder):
-        _set_aside(folder, [folder / "FAILED.json"])
+    if found is not None:
+        _check(folder, found, options, size)
     return Opening(folder, found)
 
 
-def _check(folder: Path, options: Options) -> None:
-    before: dict[str, Any] = json.loads((folder / "run.json").read_text())["config"]
+def take_folder(opening: Opening, options: Options, stem: str) -> Path:
+    """By the leading rank: the run's folder, made for a new run.
+
+    An attempt that has left no checkpoint behind, and any FAILED.json, is moved into a folder attempt-<n> of the run's.
+
+    Raises:
+        UsageError: the folder of a new run exists, or cannot be made.
+    """
+    folder = opening.folder
+    if folder is None:
+        return create_folder(options.results, options.name, stem)
+    if opening.checkpoint is None:
+        _set_aside(folder, [path for path in folder.iterdir() if not path.name.startswith("attempt-")])
+    elif has_failed(folder):
+        _set_aside(folder, [folder / "FAILED.json"])
+    return folder
+
+
+def _check(folder: Path, found: Path, options: Options, size: int) -> None:
+    document = json.loads((folder / "run.json").read_text())
+    before: dict[str, Any] = document["config"]
     now = json.loads(json.dumps(options.config()))
     for name in sorted(before.keys() | now.keys()):
         if name not in _FREE and before.get(name) != now.get(name):
             option, was = f"--{name.replace('_', '-')}", before.get(name)
             raise UsageError(f"--resume: {folder.name} was begun with {option} {was}, not {now.get(name)}")
+    sizes = {document["world"]["size"], len(checkpoint.describe(found)[1])}
+    if size not in sizes:
+        raise UsageError(f"--resume: {found} is for {' or '.join(map(str, sorted(sizes)))} ranks, not {size}")
 
 
 def _set_aside(folder: Path, paths: list[Path]) -> None:
@@ -108,16 +122,48 @@ def capture(strategy: Strategy, totals: Totals, standing: Standing) -> dict[str,
     }
 
 
-def restore(state: dict[str, Any], strategy: Strategy) -> tuple[Totals, Standing]:
-    """Collective. Have ``strategy`` and the random numbers go on as :meth:`capture` has found them."""
-    strategy.load_state_dict(state["strategy"])
-    strategy.staleness.histogram = Counter(state["staleness"]["histogram"])
-    strategy.staleness.last = state["staleness"]["last"]
-    drawn = state["random"]
-    torch.set_rng_state(drawn["torch"])
-    position, has_gauss, gauss = drawn["numpy_position"]
-    np.random.set_state(("MT19937", drawn["numpy"].numpy().astype(np.uint32), position, has_gauss, gauss))
-    random.setstate(drawn["python"])
-    totals = Totals(**state["totals"])
-    strategy.dropped = totals.dropped
-    return totals, Standing(**state["standing"])
+@dataclass(frozen=True)
+class Saved:
+    """What one rank goes on with.
+
+    Where deaths had left fewer ranks than the run was begun with and all are there again, they go on as after a death:
+    with a new strategy, the parameters of the first of those that were left, and the data dealt out anew. A rank that
+    had died takes its optimizer state from that first one too, and stands where that one stood.
+
+    Attributes:
+        state: what :func:`capture` has found, of this rank or of the first that was left.
+        whole: no rank was missing.
+        own: this rank was not missing.
+    """
+
+    state: dict[str, Any]
+    whole: bool
+    own: bool
+
+    @classmethod
+    def read(cls, folder: Path, rank: int, size: int) -> Saved:
+        """What ``rank`` of ``size`` finds in the checkpoint ``folder``. Raises UsageError if it is damaged."""
+        members = checkpoint.describe(folder)[1]
+        if len(members) == size:
+            return cls(checkpoint.read_rank(folder, rank), whole=True, own=True)
+        own = rank in members
+        return cls(checkpoint.read_rank(folder, members.index(rank) if own else 0), whole=False, own=own)
+
+    def restore(self, strategy: Strategy) -> tuple[Totals, Standing]:
+        """Collective. Have ``strategy`` and the random numbers go on as :func:`capture` has found them."""
+        if self.whole:
+            strategy.load_state_dict(self.state["strategy"])
+        else:
+            strategy.optimizer.load_state_dict(self.state["strategy"]["optimizer"])
+        totals, standing = Totals(**self.state["totals"]), Standing(**self.state["standing"])
+        if not self.own:
+            return Totals(steps=totals.steps), standing
+        strategy.staleness.histogram = Counter(self.state["staleness"]["histogram"])
+        strategy.staleness.last = self.state["staleness"]["last"]
+        strategy.dropped = totals.dropped
+        drawn = self.state["random"]
+        torch.set_rng_state(drawn["torch"])
+        position, has_gauss, gauss = drawn["numpy_position"]
+        np.random.set_state(("MT19937", drawn["numpy"].numpy().astype(np.uint32), position, has_gauss, gauss))
+        random.setstate(drawn["python"])
+        return totals, standing

@@ -16,7 +16,7 @@ from torch import Tensor
 from hpcasync.errors import UsageError
 from hpcasync.launch.execute import exit_code
 from hpcasync.replica import Replica
-from hpcasync.run.checkpoint import describe, read_rank, write
+from hpcasync.run.checkpoint import describe, write
 from hpcasync.run.evaluation import Evaluate
 from hpcasync.run.feed import Feed, samples_in
 from hpcasync.run.gather import broadcast_text, first_failure
@@ -28,9 +28,9 @@ from hpcasync.run.ping import ping
 from hpcasync.run.provenance import Origin, everyones_hosts
 from hpcasync.run.record import Record, has_failed
 from hpcasync.run.recovery import recover, share_optimizer_state
-from hpcasync.run.resume import Opening, capture, open_run, restore
+from hpcasync.run.resume import Opening, Saved, capture, find_run, take_folder
 from hpcasync.run.stop import Signals, Stop
-from hpcasync.strategies import Strategy, parse_strategy
+from hpcasync.strategies import Strategy, adopt, parse_strategy
 from hpcasync.world import RankFailed, World
 
 Batch = TypeVar("Batch")
@@ -97,34 +97,41 @@ class Run:
         self.agree(0)
         self._choice = parse_strategy(self.options.strategy, self.options.compress)
         self._trained, self._evaluate_by = (replica, optimizer), evaluate
+        opening = Opening()
+        if self.rank == 0:
+            opening = find_run(self.options, self.size)
+        self.agree(0)
+        opening = Opening.from_text(broadcast_text(self.world, opening.to_text()))
+        if opening.folder is not None and opening.done:
+            raise AlreadyDone(opening.folder)
+        saved = Saved.read(opening.checkpoint, self.rank, self.size) if opening.checkpoint else None
+        self.agree(0)
+        if saved is not None and not saved.whole:
+            adopt(saved.state["strategy"], replica)
+            self._feed.deal(self.rank, self.size)
         self._build(self.world)
         hosts = everyones_hosts(self.world, self._origin.world)
         measured = {
             "network": None if self._origin.world == "sim" else ping(self.world),
             "parameter_bytes": sum(pair.params.nbytes for pair in replica.pairs),
         }
-        opening = Opening(Path())
+        text = ""
         if self.rank == 0:
-            opening = open_run(self.options, f"{self._origin.job.stem}-{self._choice.name}", self.size)
+            folder = take_folder(opening, self.options, f"{self._origin.job.stem}-{self._choice.name}")
+            if opening.checkpoint:
+                self._lead(Record.resume(folder, describe(opening.checkpoint)[0]))
+            else:
+                entries = self._origin.entries(self.options, self._choice, self.size, hosts) | measured
+                self._lead(Record.create(folder, entries))
+            text = str(folder.resolve())
         self.agree(0)
-        opening = Opening.from_text(broadcast_text(self.world, opening.to_text()))
-        if opening.done:
-            raise AlreadyDone(opening.folder)
-        state = read_rank(opening.checkpoint, self.rank) if opening.checkpoint else None
-        self.agree(0)
-        if self.rank == 0 and opening.checkpoint:
-            self._lead(Record.resume(opening.folder, describe(opening.checkpoint)[0]))
-        elif self.rank == 0:
-            entries = self._origin.entries(self.options, self._choice, self.size, hosts) | measured
-            self._lead(Record.create(opening.folder, entries))
-        self.agree(0)
-        self.folder = opening.folder
+        self.folder = Path(broadcast_text(self.world, text))
         self._notes = Notes(self.folder, self.rank, sum(len(pair.params) for pair in replica.pairs), self.options.trace)
         self._open.callback(self._notes.flush)
         self._started, self._waited_before = self.world.now(), self.world.waited
         with self._recovering():
-            if state is not None:
-                self._totals, self._feed.standing = restore(state, self.strategy)
+            if saved is not None:
+                self._totals, self._feed.standing = saved.restore(self.strategy)
                 self._notes.rewind(self._totals.steps)
             self.world.barrier()
         self._started = self.world.now() - self._feed.standing.seconds
@@ -271,14 +278,13 @@ class Run:
         assert self.folder is not None
         standing = dataclasses.replace(self._feed.standing, seconds=seconds)
         state = capture(self.strategy, self._totals, standing)
-        write(self.world, self.folder, step, state)
+        write(self.world, self.folder, step, state, self._members)
         return state
 
     def _build(self, world: World) -> None:
         """Collective. The strategy and the way to stop."""
         self.strategy: Strategy = self._choice.build(self._trained[0], world, self._trained[1])
-        every = self.options.checkpoint_every if world.size == self.size else None  # who starts again starts all ranks
-        self._stop = Stop(world, self.options, self._signals, self.strategy.ahead, every)
+        self._stop = Stop(world, self.options, self._signals, self.strategy.ahead)
 
     def _lead(self, record: Record) -> None:
         self._leader = Leader(record, self.options, self.strategy, self._evaluate_by, self.rank)

@@ -49,14 +49,11 @@ class Stop:
 
     Args:
         ahead: by how many steps ranks can be ahead of each other; None where each goes at its own speed.
-        every: seconds from one pause to the next; None: none.
     """
 
-    def __init__(
-        self, world: World, options: Options, signals: Signals, ahead: int | None, every: float | None
-    ) -> None:
+    def __init__(self, world: World, options: Options, signals: Signals, ahead: int | None) -> None:
         self._world, self._signals, self._ahead = world, signals, ahead
-        self._every, self._due = every, 0.0  # the seconds at which a pause is due; 0: not known yet
+        self._every, self._due = options.checkpoint_every, 0.0  # the seconds at which a pause is due; 0: not known yet
         self._steps, self._seconds = options.steps, options.seconds
         self._said: set[int] = set()
         self._window = world.window(_CELLS, torch.int64)

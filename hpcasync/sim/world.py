@@ -17,12 +17,11 @@ from hpcasync.sim.events import Rank, Watch
 from hpcasync.sim.group import Collective, Group
 from hpcasync.sim.timetable import Timetable
 from hpcasync.sim.window import Part, SimWindow
-from hpcasync.world import Quorum, WorldError
+from hpcasync.world import HALF_TYPES, Quorum, WorldError
 
 T = TypeVar("T")
 
 _POLL_SECONDS = 1e-3  # how often a condition that reads the clock is looked at
-_HALF = (torch.float16, torch.bfloat16)
 
 
 class SimRequest:
@@ -301,7 +300,7 @@ class SimWorld:
 
 def _sum(values: list[Tensor]) -> Tensor:
     """In the order of the ranks, half types in float32."""
-    total = values[0].to(torch.float32 if values[0].dtype in _HALF else values[0].dtype)
+    total = values[0].to(torch.float32 if values[0].dtype in HALF_TYPES else values[0].dtype)
     for value in values[1:]:
         total += value
     return total

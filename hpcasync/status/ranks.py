@@ -129,7 +129,9 @@ class Paces:
         self.evaluations.append(latest)
 
     def lose(self, failures: Iterable[Any]) -> None:
-        """Note the deaths that run.json tells of."""
+        """Note the deaths that run.json tells of: these and no others."""
+        for pace in self.ranks.values():
+            pace.died_seconds = None
         for failure in failures:
             if isinstance(failure, dict) and failure.get("rank") in self.ranks:
                 self.ranks[failure["rank"]].died_seconds = number(failure.get("seconds"))

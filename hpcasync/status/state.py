@@ -114,6 +114,13 @@ def job_id(record: RunRecord) -> str:
     return str(told.get("job_id", "")) if isinstance(told, dict) else ""
 
 
+def _deaths(record: RunRecord) -> list[Any]:
+    """The failures of the last attempt: the next one has every rank again."""
+    last = len(_list(record.document, "attempts"))
+    failures = _list(record.document, "failures")
+    return [each for each in failures if not isinstance(each, dict) or each.get("attempt", last) == last]
+
+
 def observe(folder: Path, paces: Paces, slurm: Mapping[str, str]) -> State:
     """The run in ``folder`` now. ``paces`` goes on reading where it was.
 
@@ -125,7 +132,7 @@ def observe(folder: Path, paces: Paces, slurm: Mapping[str, str]) -> State:
     """
     paces.look()
     record = read_run(folder, metrics=False)
-    paces.lose(_list(record.document, "failures"))
+    paces.lose(_deaths(record))
     idle = max(0.0, time.time() - _last_write(folder))
     state = slurm.get(job_id(record), "")
     latest = paces.evaluations[-1].values if paces.evaluations else {}

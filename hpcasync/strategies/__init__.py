@@ -12,11 +12,11 @@ import torch
 from hpcasync.compression import Compression, parse_compression
 from hpcasync.errors import UsageError
 from hpcasync.replica import Replica
-from hpcasync.strategies.strategy import Strategy
+from hpcasync.strategies.strategy import Strategy, adopt
 from hpcasync.strategies.table import FAMILIES, STRATEGIES, Entry, Family
 from hpcasync.world import World
 
-__all__ = ["FAMILIES", "STRATEGIES", "Choice", "Entry", "Family", "Strategy", "parse_strategy"]
+__all__ = ["FAMILIES", "STRATEGIES", "Choice", "Entry", "Family", "Strategy", "adopt", "parse_strategy"]
 
 
 @dataclass(frozen=True)

@@ -98,13 +98,9 @@ class Strategy(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Collective. Take on a :meth:`state_dict`, this rank's own, in a fresh strategy or after :meth:`drain`."""
-        self.optimizer.load_state_dict(state["optimizer"])
         self.reduction.load_state_dict(state["reduction"])
-        with torch.no_grad():
-            for flat, saved in zip(self.replica.pairs, state["parameters"], strict=True):
-                flat.memory.copy_(saved)
-            for buffer, saved in zip(self.replica.buffers, state["buffers"], strict=True):
-                buffer.memory.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        adopt(state, self.replica)
         self.world.barrier()
 
     def _into_window(self, flat: Flat) -> Window:
@@ -125,3 +121,12 @@ class Strategy(ABC):
                 total.add_(part)
             means.append(total.div_(self.world.size))
         return means
+
+
+def adopt(state: Mapping[str, Any], replica: Replica) -> None:
+    """Have the parameters and float buffers of a :meth:`Strategy.state_dict`, for any strategy to begin with."""
+    with torch.no_grad():
+        for flat, saved in zip(replica.pairs, state["parameters"], strict=True):
+            flat.memory.copy_(saved)
+        for buffer, saved in zip(replica.buffers, state["buffers"], strict=True):
+            buffer.memory.copy_(saved)
