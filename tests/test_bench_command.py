@@ -1,4 +1,4 @@
-"""hpcasync bench: rows and ratios in closed form, one line per mistake, launches that fail, and one that is real."""
+"""hpcasync bench: what it launches, one line per mistake, launches that fail, and one that is real."""
 
 from __future__ import annotations
 
@@ -11,121 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import hpcasync
 from hpcasync import cli
-from hpcasync.bench import launches, main, survival, training, verbs
+from hpcasync.bench import launches, main, survival
 from hpcasync.bench.benches import BENCHES, PROGRESS, Overlap, Straggler, Survival, Wire
-from hpcasync.bench.folder import Folder
 from hpcasync.bench.launches import Launch, LaunchError, argv, perform, reason
 from hpcasync.bench.options import counts, names
-from hpcasync.bench.plot import draw
 from hpcasync.bench.rank import MEASURES
-from hpcasync.bench.rows import Row, Sample, make_rows
-from hpcasync.bench.rows_file import check_rows
-from hpcasync.bench.table import lines, markdown
-from hpcasync.bench.trainers import Ours
-from hpcasync.bench.workloads import WORKLOADS
-from hpcasync.errors import UsageError
 from hpcasync.launch import Launcher
-from hpcasync.sim import simulate
-from hpcasync.strategies import STRATEGIES, Choice, parse_strategy
-from hpcasync.world import World
+from hpcasync.strategies import STRATEGIES
 
-REFERENCES = {"none": "speed", "absent": "speed"}
 OPEN_MPI = Launcher(Path("/opt/bin/mpirun"), "Open MPI")
-
-
-def sample(subject: str, repeat: int, value: float | None, **more: Any) -> Sample:
-    return Sample(
-        **{"case": "sleep", "metric": "speed", "unit": "1/s"} | more, subject=subject, repeat=repeat, value=value
-    )
-
-
-def one(rows: list[Row], subject: str, metric: str) -> Row:
-    (row,) = [row for row in rows if (row.subject, row.metric) == (subject, metric)]
-    return row
-
-
-def test_a_row_is_the_median_of_its_runs() -> None:
-    rows = make_rows("straggler", [sample("none", i, value) for i, value in enumerate((3.0, 9.0, 4.0))], REFERENCES)
-    assert [row.entry() for row in rows] == [
-        {
-            "bench": "straggler",
-            "case": "sleep",
-            "subject": "none",
-            "metric": "speed",
-            "value": 4.0,
-            "unit": "1/s",
-            "runs": [3.0, 9.0, 4.0],
-        }
-    ]
-
-
-def test_ratios_are_taken_within_a_repeat() -> None:
-    values = {"none": (10.0, 20.0, 40.0), "eager": (9.0, 10.0, 36.0)}
-    samples = [sample(name, i, value) for name, series in values.items() for i, value in enumerate(series)]
-    rows = make_rows("straggler", samples, REFERENCES)
-    assert one(rows, "eager", "ratio_to_none").runs == (0.9, 0.5, 0.9)
-    assert one(rows, "eager", "ratio_to_none").value == 0.9
-    assert [row.metric for row in rows if row.subject == "none"] == ["speed"]
-
-
-def test_a_failed_repeat_is_left_out_and_told() -> None:
-    samples = [sample("none", 0, 10.0), sample("none", 1, 10.0)]
-    samples += [sample("sync", 0, None, error="no result within 9 s"), sample("sync", 1, 5.0)]
-    samples += [sample("stale", repeat, None, error="rank 1: KeyError") for repeat in (0, 1)]
-    rows = make_rows("straggler", samples, REFERENCES)
-    assert one(rows, "sync", "speed").entry()["error"] == "no result within 9 s"
-    assert one(rows, "sync", "ratio_to_none").runs == (0.5,)
-    failed = one(rows, "stale", "speed")
-    assert (failed.value, failed.runs, failed.error) == (None, (), "2 times, first: rank 1: KeyError")
-    assert not [row for row in rows if row.subject == "stale" and row.metric != "speed"]
-
-
-def test_only_the_metric_of_the_reference_is_compared() -> None:
-    samples = [sample("none", 0, 2.0), sample("none", 0, 1.0, metric="cost"), sample("sync", 0, 3.0, metric="cost")]
-    assert [row.metric for row in make_rows("b", samples, REFERENCES)] == ["speed", "cost", "cost"]
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["none", "x", "y"]), st.floats(1e-3, 1e3)), min_size=1)
-)
-def test_every_value_is_in_exactly_one_row(given: list[tuple[str, str, float]]) -> None:
-    samples = [sample(subject, i, value, case=case) for i, (case, subject, value) in enumerate(given)]
-    rows = make_rows("b", samples, REFERENCES)
-    measured = [row for row in rows if row.metric == "speed"]
-    assert sorted(value for row in measured for value in row.runs) == sorted(value for _, _, value in given)
-    cases = [row.case for row in rows]
-    assert cases == sorted(cases, key=cases.index)  # a case's rows stand together
-
-
-def test_lockstep_in_closed_form() -> None:
-    assert training.lockstep([400.0, 400.0, 400.0, 100.0], None) == 400
-    assert training.lockstep([400.0] * 4, "exponential") == pytest.approx(1600 / (1 + 1 / 2 + 1 / 3 + 1 / 4))
-    with pytest.raises(ValueError, match="pareto"):
-        training.lockstep([1.0], "pareto:2")
-
-
-def test_the_table_names_medians_ranges_ratios_and_failures() -> None:
-    samples = [sample("none", 0, 10.0), sample("none", 1, 20.0), sample("a|b", 0, 5.0), sample("a|b", 1, 10.0)]
-    samples += [sample("sync", 0, None, error="ended with exit code 1")]
-    rows = make_rows("b", samples, REFERENCES)
-    titles, cells = lines(rows)
-    assert titles == ["case", "subject", "median", "unit", "range", "÷ none"]
-    assert cells[0] == ["sleep", "none", "15.0", "samples/s", "10.0 to 20.0", "–"]
-    assert cells[1] == ["sleep", "a|b", "7.50", "samples/s", "5.00 to 10.0", "0.500"]
-    assert cells[2][4] == "failed: ended with exit code 1"
-    assert markdown(rows).splitlines()[3].startswith("| sleep | a\\|b | 7.50 |")
-
-
-def test_metrics_are_named_where_a_case_has_several() -> None:
-    rows = make_rows("b", [sample("none", 0, 1.0), sample("none", 0, 0.9, metric="accuracy")], {})
-    assert lines(rows)[0] == ["case", "subject", "metric", "median", "unit", "range"]
-    assert [cells[2] for cells in lines(rows)[1]] == ["speed", "accuracy"]
 
 
 @pytest.mark.parametrize("kind", list(BENCHES.values()))
@@ -233,19 +130,6 @@ def test_a_peer_that_is_missing_names_the_command(
     assert not list(tmp_path.iterdir())
 
 
-def test_only_a_benchs_rows_are_replaced(tmp_path: Path) -> None:
-    rows, other, empty = tmp_path / "rows.json", tmp_path / "other.json", tmp_path / "empty.json"
-    rows.write_text('[{"bench": "world"}]')
-    empty.touch()
-    other.write_text("my thesis")
-    for usable in (rows, empty, tmp_path / "new.json"):
-        check_rows(usable)
-    with pytest.raises(UsageError, match="does not hold a bench's rows"):
-        check_rows(other)
-    with pytest.raises(UsageError, match="is a folder"):
-        check_rows(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("log", "code", "told"),
     [
@@ -336,80 +220,6 @@ def test_an_interrupt_keeps_what_was_measured(
     assert [row["subject"] for row in json.loads((folder / "rows.json").read_text())] == performed
 
 
-def test_a_plot_is_drawn_of_world(tmp_path: Path) -> None:
-    def made(case: str, subject: str, metric: str, value: float) -> Sample:
-        return Sample(case, subject, metric, "", 0, value)
-
-    samples = [made("push 1 MiB", name, verbs.BANDWIDTH, 1.0) for name in (verbs.OURS, verbs.COPY)]
-    samples += [made("allreduce 4 KiB", name, verbs.ALLREDUCE, 1.0) for name in (verbs.OURS, verbs.MPI_RAW)]
-    draw(make_rows("world", samples, BENCHES["world"].references), tmp_path / "plot")
-    assert "allreduce 4 KiB" in (tmp_path / "plot.svg").read_text()
-    assert (tmp_path / "plot.png").stat().st_size > 0
-
-
-def test_nothing_to_draw(tmp_path: Path) -> None:
-    draw([], tmp_path / "plot")
-    assert not list(tmp_path.iterdir())
-    assert not Folder(tmp_path, "world", "").finish([], None)
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters"), [("mlp 1 M", 1_011_010), ("cnn 1 M", 1_000_690), ("mlp 6.6 M", 6_615_178)]
-)
-def test_workloads_have_the_size_they_are_named_for(name: str, parameters: int) -> None:
-    work = WORKLOADS[name]
-    model = work.model()
-    assert sum(p.numel() for p in model.parameters()) == parameters
-    x, y = work.samples()
-    assert model(x).shape == (work.batch, 10)
-    assert y.shape == (work.batch,)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-@pytest.mark.parametrize("lockstep", [False, True])
-def test_all_ranks_train_until_all_have_measured(size: int, lockstep: bool) -> None:
-    """On simulated ranks: in lockstep all make the same number of steps; otherwise none stops before all are done."""
-
-    class Steps:
-        def __init__(self, world: World) -> None:
-            self.world, self.lockstep, self.made = world, lockstep, 0
-
-        def step(self, x: torch.Tensor, y: torch.Tensor) -> None:
-            self.made += 1
-            self.world.computed(0.0)
-            if lockstep:
-                self.world.barrier()
-
-        def end(self) -> None:
-            pass
-
-    def rank(world: World) -> tuple[int, int, float]:
-        trainer = Steps(world)
-        steps, seconds = training.train(world, trainer, WORKLOADS["mlp 10 k"], 2.0, 10.0, 0)
-        return trainer.made, steps, seconds
-
-    told = simulate(rank, size, compute="slow:0:2" if size > 1 else "constant")
-    assert not lockstep or len({made for made, _, _ in told}) == 1
-    for place, (_, steps, seconds) in enumerate(told):
-        slow = size > 1 and (lockstep or place == 0)
-        assert seconds / steps == pytest.approx(2 if slow else 1)
-        assert 10 <= seconds <= 10 + 2 * seconds / steps
-
-
-@pytest.mark.parametrize("name", ["sync", "stale", "downpour"])
-def test_rates_are_measured_with_ranks_of_unlike_speed(name: str) -> None:
-    """On simulated ranks, where a step of rank 0 takes 2 s and one of the others 1 s."""
-
-    def rank(world: World) -> list[dict[str, Any]]:
-        return training.measure(world, 0, case="c", subject=name, workload="mlp 10 k", seconds=20.0, warmup_seconds=3.0)
-
-    for told in simulate(rank, 3, compute="slow:0:2"):
-        rates = told[0]["ranks"]
-        steps = [1 / 2, 1, 1] if name == "downpour" else [1 / 2] * 3
-        assert rates == pytest.approx([WORKLOADS["mlp 10 k"].batch * each for each in steps])
-        assert told[0]["value"] == pytest.approx(sum(rates))
-
-
 def test_names_and_counts() -> None:
     assert names("--x", " a, b ", ["a", "b"]) == ["a", "b"]
     assert names("--x", "", ["a"]) == []
@@ -449,15 +259,3 @@ def test_world_is_measured_on_two_real_ranks(tmp_path: Path) -> None:
     cases = {row["case"] for row in rows}
     assert {"push 1 MiB", "pull 1 MiB", "allreduce 4 KiB, 2 ranks", "step of 10 k parameters"} <= cases
     assert any(row["metric"] == "ratio_to_mpi" for row in rows)
-
-
-@pytest.mark.parametrize("choice", [None, parse_strategy(["downpour"]), parse_strategy(["sync"])])
-def test_a_subject_trains(ranks: Any, choice: Choice | None) -> None:
-    def main(world: World) -> None:
-        trainer = Ours(WORKLOADS["mlp 10 k"], world, choice)
-        before = trainer.strategy.replica.vector()
-        trainer.step(*WORKLOADS["mlp 10 k"].samples())
-        trainer.end()
-        assert not torch.equal(trainer.strategy.replica.vector(), before)
-
-    ranks(main)

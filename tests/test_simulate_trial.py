@@ -1,0 +1,133 @@
+"""hpcasync simulate: closed forms for time and rates, the step-size search, and a thousand ranks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hpcasync.simulate.learning_rate import best_rate, grid
+from hpcasync.simulate.problems import Problem, Tridiagonal
+from hpcasync.simulate.result import rows
+from hpcasync.simulate.trial import Outcome
+from tests.simulate_trials import attempt
+
+
+class Parabola(Problem):
+    """f(x) = curvature x²/2 from x0 = 1: gradient descent gets there in one step of 1/curvature."""
+
+    def __init__(self, curvature: float) -> None:
+        self.smoothness, self.start, self.optimum = curvature, np.ones(1), 0.0
+
+    def value(self, x):
+        return float(self.smoothness * x[0] ** 2 / 2)
+
+    def gradient(self, x, rank, rng):
+        return self.smoothness * x
+
+
+# Time and rates
+
+
+@pytest.mark.parametrize(
+    ("compute", "slowest"), [("constant:0.5", 0.5), ("sqrt", math.sqrt(5)), ("slow:2:7", 7.0)], ids=str
+)
+def test_synchronous_time_is_steps_times_the_slowest(compute, slowest):
+    lr, curvature, until = 0.25, 2.0, 1e-3
+    steps = math.ceil(math.log(until) / (2 * math.log(1 - lr * curvature)))
+    _, outcome = attempt(ranks=5, compute=compute, lr=lr, until=until, problem=Parabola(curvature))
+    assert outcome.seconds_to_tolerance == pytest.approx(steps * slowest)
+    assert outcome.updates == steps
+    assert outcome.gap == pytest.approx((1 - lr * curvature) ** (2 * steps))
+
+
+@pytest.mark.parametrize("words", ["hogwild", "downpour"])
+def test_asynchronous_updates_per_second_are_the_sum_of_speeds(words):
+    seconds = 60.0
+    _, outcome = attempt(words, ranks=9, compute="sqrt", lr=0.01, seconds=seconds)
+    assert outcome.updates == outcome.steps == sum(math.floor(seconds / math.sqrt(i) + 1e-9) for i in range(1, 10))
+    assert outcome.seconds == seconds
+    assert outcome.waited == 0
+
+
+def test_waiting_is_what_the_slowest_makes_the_others_lose():
+    _, outcome = attempt(ranks=3, compute="slow:1:4", seconds=40.0, lr=0.1)
+    assert outcome.waited == pytest.approx(2 / 3 * 30.0)
+
+
+def test_a_message_costs_alpha_and_beta():
+    length = 50
+    seconds = 1 + 2 * 0.25 + 2 * 0.01 * 8 * (length + 1) * 3 / 4  # ceil(log2 4) = 2
+    _, outcome = attempt(ranks=4, lr=0.1, seconds=100.0, alpha=0.25, beta=0.01)
+    assert outcome.updates == math.floor(100 / seconds)
+
+
+def test_staleness_of_equal_ranks_is_their_number_less_one():
+    _, outcome = attempt("hogwild", ranks=6, compute="exponential", lr=0.01, seconds=400.0)
+    mean = sum(value * times for value, times in outcome.staleness.items()) / outcome.staleness.total()
+    assert outcome.staleness.total() == outcome.updates
+    assert mean == pytest.approx(5.0, abs=0.2)
+
+
+def test_a_seed_gives_one_outcome():
+    def outcome(seed):
+        return attempt("hogwild", compute="exponential", lr=0.1, until=0.05, seed=seed, problem=Tridiagonal(noise=0.01))
+
+    assert outcome(1)[1] == outcome(1)[1] != outcome(2)[1]
+
+
+def test_divergence_ends_a_trial():
+    setting, outcome = attempt(lr=8.0, until=0.1)
+    assert outcome.diverged
+    assert outcome.seconds < 100
+    row = rows("case", "sync", setting, 8.0, outcome)[0]
+    assert (row.metric, row.value) == ("seconds_to_tolerance", None)
+    assert "diverged after" in (row.error or "")
+
+
+# The step size
+
+
+@pytest.mark.parametrize("curvature", [1.0, 4.0, 2.0**-7, 2.0**1.5])
+def test_the_best_step_size_of_a_parabola_is_one_over_its_curvature(curvature):
+    def attempt_lr(lr, seconds):
+        return attempt(ranks=2, lr=lr, until=1e-9, seconds=seconds, problem=Parabola(curvature))[1]
+
+    best, tried = best_rate(attempt_lr, curvature, 1e4)
+    assert best == pytest.approx(1 / curvature)
+    assert tried[best].seconds_to_tolerance == 1.0
+    assert list(tried) == sorted(tried)
+
+
+def test_the_search_finds_what_trying_everything_finds():
+    def attempt_lr(lr, seconds):
+        return attempt("hogwild", ranks=3, compute="exponential", lr=lr, until=0.01, seconds=seconds)[1]
+
+    best, tried = best_rate(attempt_lr, 1.0, 500.0)
+    times = {grid(k): attempt_lr(grid(k), 500.0).seconds_to_tolerance or math.inf for k in range(-12, 5)}
+    assert tried[best].seconds_to_tolerance == min(times.values()) == times[best]
+
+
+def test_the_search_goes_up_when_the_largest_is_the_best():
+    best, _ = best_rate(lambda lr, _: Outcome(seconds_to_tolerance=abs(lr - 64) + 1), 1.0, 1e4)
+    assert best == pytest.approx(64)
+
+
+def test_where_nothing_is_good_enough_the_nearest_is_best():
+    best, tried = best_rate(lambda lr, _: Outcome(gap=max(lr, 0.01 / lr)), 1.0, 1e4)
+    assert best == pytest.approx(2**-3.5)  # of the grid, nearest to 0.1
+    assert tried[best].seconds_to_tolerance is None
+
+
+# Size
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("words", ["sync", "hogwild", "downpour"])
+def test_a_thousand_ranks(words):
+    _, outcome = attempt(words, ranks=1000, compute="sqrt", lr=1e-4, seconds=3.0)
+    expected = sum(math.floor(3 / math.sqrt(i)) for i in range(1, 1001)) if words != "sync" else 0
+    assert outcome.steps == expected
+    assert torch.get_num_threads() == 1
