@@ -97,35 +97,14 @@ class Run:
         self.agree(0)
         self._choice = parse_strategy(self.options.strategy, self.options.compress)
         self._trained, self._evaluate_by = (replica, optimizer), evaluate
-        opening = Opening()
-        if self.rank == 0:
-            opening = find_run(self.options, self.size)
-        self.agree(0)
-        opening = Opening.from_text(broadcast_text(self.world, opening.to_text()))
-        if opening.folder is not None and opening.done:
-            raise AlreadyDone(opening.folder)
+        opening = self._find()
         saved = Saved.read(opening.checkpoint, self.rank, self.size) if opening.checkpoint else None
         self.agree(0)
         if saved is not None and not saved.whole:
             adopt(saved.state["strategy"], replica)
             self._feed.deal(self.rank, self.size)
         self._build(self.world)
-        hosts = everyones_hosts(self.world, self._origin.world)
-        measured = {
-            "network": None if self._origin.world == "sim" else ping(self.world),
-            "parameter_bytes": sum(pair.params.nbytes for pair in replica.pairs),
-        }
-        text = ""
-        if self.rank == 0:
-            folder = take_folder(opening, self.options, f"{self._origin.job.stem}-{self._choice.name}")
-            if opening.checkpoint:
-                self._lead(Record.resume(folder, describe(opening.checkpoint)[0]))
-            else:
-                entries = self._origin.entries(self.options, self._choice, self.size, hosts) | measured
-                self._lead(Record.create(folder, entries))
-            text = str(folder.resolve())
-        self.agree(0)
-        self.folder = Path(broadcast_text(self.world, text))
+        self.folder = self._take_folder(opening)
         self._notes = Notes(self.folder, self.rank, sum(len(pair.params) for pair in replica.pairs), self.options.trace)
         self._open.callback(self._notes.flush)
         self._started, self._waited_before = self.world.now(), self.world.waited
@@ -193,6 +172,33 @@ class Run:
         if first and not code:
             raise PeerFailed(first)
         return rank == self.rank
+
+    def _find(self) -> Opening:
+        """Collective. What there is to go on with."""
+        opening = find_run(self.options, self.size) if self.rank == 0 else Opening()
+        self.agree(0)
+        opening = Opening.from_text(broadcast_text(self.world, opening.to_text()))
+        if opening.folder is not None and opening.done:
+            raise AlreadyDone(opening.folder)
+        return opening
+
+    def _take_folder(self, opening: Opening) -> Path:
+        """Collective. The run's folder, in which a leading rank keeps run.json from now on."""
+        hosts = everyones_hosts(self.world, self._origin.world)
+        measured = {
+            "network": None if self._origin.world == "sim" else ping(self.world),
+            "parameter_bytes": sum(pair.params.nbytes for pair in self._trained[0].pairs),
+        }
+        folder = Path()
+        if self.rank == 0:
+            folder = take_folder(opening, self.options, f"{self._origin.job.stem}-{self._choice.name}").resolve()
+            if opening.checkpoint:
+                self._lead(Record.resume(folder, describe(opening.checkpoint)[0]))
+            else:
+                entries = self._origin.entries(self.options, self._choice, self.size, hosts) | measured
+                self._lead(Record.create(folder, entries))
+        self.agree(0)
+        return Path(broadcast_text(self.world, str(folder)))
 
     def _seconds(self) -> float:
         return self.world.now() - self._started
