@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from hpcasync.bench import verbs
 from hpcasync.bench.options import PEERS
@@ -49,7 +49,7 @@ def _shares(rows: Sequence[Row], path: Path) -> None:
             panel.set_title(case, loc="left", fontsize="medium")
         widest = max((max(share.runs) for cells in panels.values() for _, _, share in cells if share), default=1.0)
         axes[-1].set_xlim(0, max(1.0, widest) * 1.18)
-        axes[-1].set_xticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+        axes[-1].xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
         axes[-1].xaxis.set_major_formatter(PercentFormatter(1.0))
         axes[-1].set_xlabel("share of the samples/s without exchange")
         save(drawn, path)
