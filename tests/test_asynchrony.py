@@ -148,6 +148,24 @@ def test_the_gap_between_ranks_that_compute_never_exceeds_the_bound(bound):
     assert max(simulate(main, 4, compute="exponential", seed=3)) == bound
 
 
+def test_a_clock_that_is_open_lets_the_next_step_begin_without_a_look():
+    """It knows nothing of the others at first, nor after a restore, and what its gate has seen in between."""
+
+    def main(world: World) -> tuple[list[bool], bool, bool]:
+        clock = Clock(world, bound=2)
+        at_first = []
+        for _ in range(3):
+            at_first.append(clock.open())
+            clock.advance()
+        world.barrier()
+        clock.gate()  # all have made 3 steps
+        after_the_gate = clock.open()
+        clock.restore(3)
+        return at_first, after_the_gate, clock.open()
+
+    assert simulate(main, 3) == [([True, True, False], True, False)] * 3
+
+
 def test_a_bound_of_0_equals_sync():
     """Lockstep: with bound 0 every rank reads all updates of the round before, which sync sums as a mean."""
 
