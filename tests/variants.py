@@ -47,7 +47,7 @@ VARIANTS = [
     Variant("stale bound=3", "mean", alone=()),
     Variant("robust rule=mean", "mean", deaths=False),
     Variant("basgd", "other", alone=(), lr=0.2, steps=250, ties=True),
-    Variant("eager", "other", lr=0.15, steps=600),  # an update is the mean of several steps' gradients: fewer, longer
+    Variant("eager", "other", lr=0.3, steps=600),  # an update is the mean of several steps' gradients: fewer, longer
     Variant("as_ready", "mean"),
     Variant("in_backward", "mean"),
     Variant("hogwild", "sum"),
@@ -57,16 +57,16 @@ VARIANTS = [
     Variant("server push=3 pull=2", "sum", alone=()),
     Variant("server policy=quorum:2:0.1 owner=adam", "other", alone=(), lr=0.02, steps=70),
     Variant("backup", "other", lr=0.15),
-    Variant("ringleader", "other", deaths=False),
+    Variant("ringleader", "other", lr=0.1, deaths=False),
     Variant("gap_aware", "other", deaths=False),
     Variant("dana", "sum", alone=(0.0,), deaths=False),
     Variant("easgd period=3", "other", alone=(), lr=0.15),
     Variant("eamsgd momentum=0.5", "other", alone=(), deaths=False),
     Variant("neuron block=64", "sum", deaths=False),
-    Variant("neuron_cyclic block=8", "other", alone=(), lr=0.5, steps=200),
+    Variant("neuron_cyclic block=8", "other", alone=(), lr=0.2, steps=300),
     Variant("gauss_southwell block=8", "other", alone=(), lr=0.3, steps=250, deaths=False),
-    Variant("sgp", "share"),
-    Variant("overlap_sgp peers=random", "share", deaths=False),
+    Variant("sgp", "share", lr=0.1),
+    Variant("overlap_sgp peers=random", "share", lr=0.1, deaths=False),
     Variant("layup bucket_bytes=600", "share"),
     Variant("adpsgd", "share"),
     Variant("dpsgd", "share"),
@@ -76,7 +76,7 @@ VARIANTS = [
     Variant("diloco period=5 outer_lr=1 outer_momentum=0.5", "other", alone=(), deaths=False),
     Variant("streaming_diloco period=6 fragments=3 delay=3", "other", alone=(), lr=0.15),
     Variant("delayed_nesterov period=4", "other", alone=(), lr=0.15),
-    Variant("dylu period=4 c=0.25", "other", alone=(), lr=0.15, deaths=False),
+    Variant("dylu period=4 c=0.25", "other", alone=(), lr=0.05, steps=300, deaths=False),
     Variant("halos period=3 accumulate=2 outer_momentum=0.5", "other", alone=(), lr=0.15),
 ]
 

@@ -24,12 +24,14 @@ MEASURE = "survival"
 KILLED, UNDISTURBED = "killed", "undisturbed"  # cases
 SURVIVED, ACCURACY, PAUSE = "survived", "accuracy", "pause"
 _FIRST_DEATH, _DEATHS_APART = 15, 9  # steps; each repeat kills another rank in another step
+_STEP_SECONDS = "0.003"  # as steps of larger models: in quicker ones four ranks leave two cores no time for rounds
 
 
 def argv(strategy: str, ranks: int, case: str, repeat: int, results: Path) -> list[str]:
     """The command line of one run, whose folder is ``results``/run."""
     words = [sys.executable, "-m", "hpcasync.cli", "run", "-n", str(ranks), __file__]
     words += ["--strategy", *strategy.split(), "--epochs", "30", "--lr", "0.2", "--seed", str(repeat)]
+    words += ["--step-seconds", _STEP_SECONDS]
     words += ["--results", str(results), "--name", "run"]
     if case == KILLED:
         words += ["--kill", f"{repeat % ranks}:{_FIRST_DEATH + _DEATHS_APART * (repeat % 10)}"]
