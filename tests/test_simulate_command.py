@@ -56,6 +56,7 @@ def test_rows_of_the_command(tmp_path, capsys):
     assert found["updates_per_second"]["value"] == pytest.approx(2.5, rel=0.1)
     assert found["dropped"]["value"] == 0
     assert found["learning_rate"]["value"] == 0.2
+    assert found["cpu_seconds"]["value"] > 0
     histogram = {
         int(name.removeprefix("staleness_")): row["value"]
         for name, row in found.items()

@@ -35,6 +35,7 @@ def rows(
         ("updates", "updates", outcome.updates),
         ("wait_share", "", outcome.waited / seconds),
         ("dropped", "contributions", outcome.dropped),
+        ("cpu_seconds", "s", outcome.cpu_seconds),
         ("staleness_mean", "updates", mean(outcome.staleness)),
         ("staleness_max", "updates", max(outcome.staleness, default=0)),
         *((f"staleness_{value}", "contributions", times) for value, times in sorted(outcome.staleness.items())),
@@ -74,6 +75,7 @@ def table(title: str, setting: Setting, lr: float, outcome: Outcome) -> Group:
     figures.add_row("updates", f"{whole(outcome.updates)}, {significant(outcome.updates / seconds)}/s")
     figures.add_row("dropped", f"{whole(outcome.dropped)} contributions")
     figures.add_row("waiting", f"{percent(outcome.waited / seconds)} of a rank's time")
+    figures.add_row("simulated in", f"{significant(outcome.cpu_seconds)} s of processor time")
     worst = whole(max(outcome.staleness, default=0))
     figures.add_row("staleness", f"{significant(mean(outcome.staleness))} updates on average, {worst} at most")
     return Group(figures, _histogram(outcome.staleness))

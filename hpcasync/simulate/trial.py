@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -61,6 +62,7 @@ class Outcome:
         waited: seconds that a rank has waited, mean over the ranks.
         staleness: {staleness: contributions applied}.
         dropped: contributions computed and not applied.
+        cpu_seconds: processor time that simulating it took, from the ranks' first step on.
     """
 
     seconds_to_tolerance: float | None = None
@@ -71,6 +73,7 @@ class Outcome:
     waited: float = 0.0
     staleness: Counter[int] = field(default_factory=Counter)
     dropped: int = 0
+    cpu_seconds: float = field(default=0.0, compare=False)
 
     @property
     def diverged(self) -> bool:
@@ -102,7 +105,7 @@ class Trial:
         self._looks_every = -(-setting.ranks // LOOKS)
         self._ranks: list[Strategy] = []
         self._updates = [0] * setting.ranks
-        self._began = 0.0  # the ranks' first step: what came before is not part of the training
+        self._began = self._cpu_began = 0.0  # the ranks' first step: what came before is not part of the training
         self._waited = [0.0] * setting.ranks
 
     def run(self) -> Outcome:
@@ -129,7 +132,8 @@ class Trial:
         optimizer = torch.optim.SGD(replica.parameters(), lr=self._lr, momentum=setting.momentum)
         strategy = setting.choice.build(replica, world, optimizer)
         self._ranks.append(strategy)
-        self._began, waited_before = max(self._began, world.now()), world.waited
+        self._began, self._cpu_began = max(self._began, world.now()), time.process_time()
+        waited_before = world.waited
         optimizer.register_step_post_hook(lambda *_: self._note_update(world))
         rng = np.random.default_rng((setting.seed, world.rank, 1))  # world.computed() draws from another
         with np.errstate(all="ignore"):  # what diverges is found out below
@@ -174,6 +178,7 @@ class Trial:
 
     def _conclude(self) -> None:
         outcome, made = self._outcome, self._updates
+        outcome.cpu_seconds = time.process_time() - self._cpu_began
         outcome.updates = max(made) if self._ranks[0].replicated else sum(made)
         outcome.waited = sum(self._waited) / len(self._waited)
         for strategy in self._ranks:
