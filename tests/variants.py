@@ -47,7 +47,7 @@ VARIANTS = [
     Variant("stale bound=3", "mean", alone=()),
     Variant("robust rule=mean", "mean", deaths=False),
     Variant("basgd", "other", alone=(), lr=0.2, steps=250, ties=True),
-    Variant("eager", "other", lr=0.3, steps=600),  # an update is the mean of several steps' gradients: fewer, longer
+    Variant("eager", "other", lr=0.1, steps=800),  # an update is the mean of up to 9 steps of each rank: fewer, longer
     Variant("as_ready", "mean"),
     Variant("in_backward", "mean"),
     Variant("hogwild", "sum"),
