@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 import torch
 
+from hpcasync.faults import Faults
+from hpcasync.laws import parse_law
 from hpcasync.run import provenance
 from hpcasync.world import World
 from tests import slurm_cluster
 
 SIZES = (1, 2, 3, 4)
+REAL_SECOND = 0.0005  # what a step of one simulated second sleeps on real ranks, in seconds
 Main = Callable[[World], Any]
 
 
@@ -53,7 +56,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def ranks(request: pytest.FixtureRequest) -> Iterator[Callable[..., list[Any]]]:
-    """``ranks(main, **sim_options)`` runs ``main(world)`` on every rank; the list of what the ranks here returned."""
+    """``ranks(main, **sim_options)`` runs ``main(world)`` on every rank; the list of what the ranks here returned.
+
+    Of the options real ranks take ``compute``, with one second of the law being REAL_SECOND.
+    """
     if isinstance(request.param, int):
         from hpcasync.sim import simulate
 
@@ -61,8 +67,10 @@ def ranks(request: pytest.FixtureRequest) -> Iterator[Callable[..., list[Any]]]:
             return simulate(main, request.param, **options)
     else:
 
-        def run(main: Main, **_: Any) -> list[Any]:
+        def run(main: Main, compute: str | None = None, **_: Any) -> list[Any]:
             world = launched_world(request.param)
+            if compute is not None:  # who sleeps in each step is not far behind for long, however few the cores
+                world = Faults(world, {}, parse_law(compute), step_seconds=REAL_SECOND)
             value = main(world)
             world.close()
             return [value]

@@ -11,7 +11,7 @@ from tests import two_hosts
 
 pytestmark = [
     pytest.mark.skipif(two_hosts.why_not() is not None, reason=str(two_hosts.why_not())),
-    pytest.mark.timeout(260),
+    pytest.mark.timeout(500),
     pytest.mark.alone,
 ]
 
@@ -62,7 +62,7 @@ world.close()
 def run_on_two_hosts(ranks_per_host: int, argv: list[str]) -> subprocess.CompletedProcess[str]:
     with two_hosts.two_hosts() as hosts:
         line = hosts.command(two_hosts.MPI, ranks_per_host, [sys.executable, *argv])
-        return subprocess.run(line, env=hosts.env, capture_output=True, text=True, timeout=240)
+        return subprocess.run(line, env=hosts.env, capture_output=True, text=True, timeout=480)
 
 
 def test_the_contract_of_every_world_and_strategy_holds() -> None:
