@@ -18,6 +18,8 @@ from tests.simulate_trials import attempt, run
     ("words", "message"),
     [
         ("--ranks 0", "--ranks 0: it must be 1 or more"),
+        ("--ranks-per-node 0", "--ranks-per-node 0: it must be 1 or more"),
+        ("--ranks 4 --ranks-per-node 2 --strategy hogwild", "hogwild needs all 4 ranks on one node (this node has 2)"),
         ("--seconds 0", "--seconds 0.0: it must be a positive number"),
         ("--until 1", "--until 1.0: it must be above 0 and below 1"),
         ("--lr 0", "--lr 0: it must be a positive number, or auto"),

@@ -71,6 +71,14 @@ def test_staleness_of_equal_ranks_is_their_number_less_one():
     assert mean == pytest.approx(5.0, abs=0.2)
 
 
+@pytest.mark.parametrize("ranks_per_node", [1, 2, 4])
+def test_ranks_share_memory_with_their_node_only(ranks_per_node):
+    more = {"compute": "exponential", "lr": 0.01, "seconds": 400.0, "ranks_per_node": ranks_per_node}
+    _, outcome = attempt("hogwild_nodes period=1000", ranks=4, **more)
+    mean = sum(value * times for value, times in outcome.staleness.items()) / outcome.staleness.total()
+    assert mean == pytest.approx(ranks_per_node - 1, abs=0.2)
+
+
 def test_a_seed_gives_one_outcome():
     def outcome(seed):
         return attempt("hogwild", compute="exponential", lr=0.1, until=0.05, seed=seed, problem=Tridiagonal(noise=0.01))

@@ -36,7 +36,17 @@ class Case:
 
     def setting(self, words: str, ranks: int) -> Setting:
         choice = parse_strategy(words.split())
-        return Setting(self.problem(ranks), ranks, self.law, choice, UNTIL, self.seconds, self.alpha, self.beta)
+        return Setting(
+            self.problem(ranks),
+            ranks,
+            self.law,
+            choice,
+            UNTIL,
+            self.seconds,
+            self.alpha,
+            self.beta,
+            ranks_per_node=-(-ranks // 2) if choice.name in TWO_LEVELS else None,
+        )
 
 
 def _logistic(ranks: int) -> Problem:
@@ -69,11 +79,11 @@ CASES = (
     ),
 )
 
-# One coordinate per step: here a step costs as much time as a whole gradient, so seconds would say nothing about them.
-# And the ranks here are one node's, where two levels are one.
-LEFT_OUT = ("neuron_cyclic", "asyscd", "gauss_southwell", "halos")
+# Their ranks are two nodes' here, for on one node their two levels are one; all others' are one node's.
+TWO_LEVELS = ("hogwild_nodes", "halos")
 
-# Where the papers' defaults are meant for thousands of steps: these trainings have about fifty.
+# Where the papers' defaults are meant for thousands of steps: these trainings have about fifty. A step that updates a
+# block of neurons computes the whole gradient here, and takes as long.
 OPTIONS = {
     "diloco": "period=4",
     "streaming_diloco": "period=4 fragments=2 delay=1",
@@ -85,4 +95,7 @@ OPTIONS = {
     "halos": "period=4 accumulate=4",
     "easgd": "period=2",
     "eamsgd": "period=2 momentum=0.9",
+    "neuron_cyclic": "block=5",
+    "asyscd": "block=5",
+    "gauss_southwell": "block=5",
 }

@@ -15,7 +15,7 @@ from hpcasync.arguments import parse
 from hpcasync.bench.rows import Row, Sample, make_rows
 from hpcasync.bench.rows_file import check_rows, write_rows
 from hpcasync.errors import UsageError
-from hpcasync.simulate.cases import CASES, LEFT_OUT, OPTIONS, Case
+from hpcasync.simulate.cases import CASES, OPTIONS, Case
 from hpcasync.simulate.family_plot import draw
 from hpcasync.simulate.family_table import BENCH, METRIC, RATE, markdown, terminal
 from hpcasync.simulate.learning_rate import best_rate
@@ -35,7 +35,7 @@ class Options:
     output: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Where rows, table and plot go (default: nowhere, the table is shown)."""
     only: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...", help_behavior_hint="")] = None
-    """These strategies (default: all but halos and those that update one neuron per step)."""
+    """These strategies (default: all of them)."""
     ranks: int = 8
     """How many simulated ranks."""
     seeds: int = 3
@@ -69,7 +69,7 @@ def compare(words: Sequence[str]) -> int:
     options = parse(Options, words, prog="hpcasync compare", description=f"{purpose}\n\n{EXAMPLES}")
     options.resolve()
     samples: list[Sample] = []
-    names = options.only or tuple(name for name in STRATEGIES if name not in LEFT_OUT)
+    names = options.only or tuple(STRATEGIES)
     code = 0
     try:
         for number, name in enumerate(names, start=1):

@@ -42,7 +42,8 @@ def main(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     law = options.compute or "constant" if measured is None else f"steps of {measured.name}"
-    case, subject = f"{options.problem}, {setting.ranks} ranks, {law}", " ".join(options.strategy or ())
+    nodes = "" if setting.ranks_per_node is None else f" ({setting.ranks_per_node} per node)"
+    case, subject = f"{options.problem}, {setting.ranks} ranks{nodes}, {law}", " ".join(options.strategy or ())
     if len(tried) > 1:
         screen.print(grid_table(tried, lr))
     screen.print(table(f"{subject}: {case}", setting, lr, tried[lr]))

@@ -31,6 +31,8 @@ class Options:
     per rank. csv: regression on --data."""
     ranks: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """How many ranks (default 4); ten thousand are fine."""
+    ranks_per_node: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """So many consecutive ranks share a node (default: all of them), for the strategies that have two levels."""
     compute: Annotated[str | None, arg(metavar="LAW", help_behavior_hint="")] = None
     """The seconds of a step: constant[:VALUE] (the default, 1), sqrt (rank i takes sqrt(i), i = 1..N),
     exponential[:MEAN], pareto:SHAPE, transient:PROBABILITY:FACTOR or slow:RANK:FACTOR."""
@@ -96,6 +98,7 @@ class Options:
             beta=beta,
             momentum=self.momentum,
             seed=self.seed,
+            ranks_per_node=self.ranks_per_node,
         )
 
     def rate(self, setting: Setting) -> float | None:
@@ -125,7 +128,8 @@ class Options:
         return measured
 
     def _check(self) -> None:
-        self._need("ranks", lambda value: value >= 1, "1 or more")
+        for name in ("ranks", "ranks_per_node"):
+            self._need(name, lambda value: value >= 1, "1 or more")
         self._need("seconds", lambda value: 0 < value < math.inf, "a positive number")
         self._need("batch_size", lambda value: value >= 0, "1 or more, or 0 for all samples")
         self._need("seed", lambda value: 0 <= value < 2**63, "0 or more, and below 2^63")

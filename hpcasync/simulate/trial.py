@@ -31,6 +31,7 @@ class Setting:
         until: the tolerance: x is good enough when f - f* is at most this share of what it was at the start.
         seconds: virtual; nobody goes on after them.
         alpha, beta: seconds per message, and per byte of a message.
+        ranks_per_node: consecutive ranks that share a node; None: all of them.
     """
 
     problem: Problem
@@ -43,6 +44,7 @@ class Setting:
     beta: float = 0.0
     momentum: float = 0.0
     seed: int = 0
+    ranks_per_node: int | None = None
 
     def within(self, seconds: float) -> Setting:
         """The same, ended after ``seconds``."""
@@ -119,6 +121,7 @@ class Trial:
                 alpha=setting.alpha,
                 beta=setting.beta,
                 seed=setting.seed,
+                ranks_per_node=setting.ranks_per_node,
             )
         except _Over:
             self._conclude()
@@ -139,9 +142,7 @@ class Trial:
         with np.errstate(all="ignore"):  # what diverges is found out below
             while True:
                 gradient = problem.gradient(model.x.detach().numpy(), world.rank, rng)
-                world.computed(
-                    0.0
-                )  # before backward(), inside which some strategies send what took this time to compute
+                world.computed(0.0)  # before backward(), where some strategies send what it took this time to compute
                 model.x.backward(torch.from_numpy(gradient))  # type: ignore[no-untyped-call]
                 self._check_time(world)
                 strategy.step()
