@@ -21,7 +21,7 @@ from hpcasync.world import World
 from tests import slurm_cluster
 
 SIZES = (1, 2, 3, 4)
-REAL_SECOND = 0.0005  # what a step of one simulated second sleeps on real ranks, in seconds
+REAL_SECOND = 0.0005  # seconds that a real rank sleeps for a simulated second of computing
 Main = Callable[[World], Any]
 
 
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def ranks(request: pytest.FixtureRequest) -> Iterator[Callable[..., list[Any]]]:
     """``ranks(main, **sim_options)`` runs ``main(world)`` on every rank; the list of what the ranks here returned.
 
-    Of the options real ranks take ``compute``, with one second of the law being REAL_SECOND.
+    Of these options real ranks heed ``compute``: a step sleeps for a draw of the law, its second being REAL_SECOND.
     """
     if isinstance(request.param, int):
         from hpcasync.sim import simulate
@@ -69,7 +69,7 @@ def ranks(request: pytest.FixtureRequest) -> Iterator[Callable[..., list[Any]]]:
 
         def run(main: Main, compute: str | None = None, **_: Any) -> list[Any]:
             world = launched_world(request.param)
-            if compute is not None:  # who sleeps in each step is not far behind for long, however few the cores
+            if compute is not None:  # ranks that sleep in every step take turns on the cores: none falls far behind
                 world = Faults(world, {}, parse_law(compute), step_seconds=REAL_SECOND)
             value = main(world)
             world.close()

@@ -71,6 +71,14 @@ def test_the_cases_are_what_simulate_takes():
     assert OPTIONS.keys() <= STRATEGIES.keys()
 
 
+def test_strategies_with_two_levels_run_on_two_nodes():
+    assert {name: CASES[0].setting(name, 5).ranks_per_node for name in ("sync", "hogwild_nodes", "halos")} == {
+        "sync": None,
+        "hogwild_nodes": 3,
+        "halos": 3,
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -86,7 +94,7 @@ def test_mistakes(words, message):
         compare.compare(words.split())
 
 
-def test_an_interrupt_keeps_what_was_measured(small, monkeypatch, tmp_path):
+def test_an_interrupt_keeps_what_was_measured(small, monkeypatch, tmp_path, capsys):
     measure = compare.measure
 
     def interrupted(case, words, options):
@@ -98,4 +106,6 @@ def test_an_interrupt_keeps_what_was_measured(small, monkeypatch, tmp_path):
     assert compare.compare(["--output", str(tmp_path), "--only", "sync", "hogwild", "--seeds", "1"]) == 130
     assert {row["subject"] for row in json.loads((tmp_path / "simulated.json").read_text())} == {"sync"}
     monkeypatch.setattr(compare, "CASES", ())
-    assert compare.compare(["--only", "hogwild"]) == 0
+    assert compare.compare([]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1].split()[0] for line in told[-len(STRATEGIES) :]] == list(STRATEGIES)

@@ -79,7 +79,7 @@ CASES = (
     ),
 )
 
-# Their ranks are two nodes' here, for on one node their two levels are one; all others' are one node's.
+# These run on two nodes, since on one node their two levels are one; all others run on one.
 TWO_LEVELS = ("hogwild_nodes", "halos")
 
 # Where the papers' defaults are meant for thousands of steps: these trainings have about fifty. A step that updates a

@@ -37,7 +37,7 @@ class Options:
     only: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...", help_behavior_hint="")] = None
     """These strategies (default: all of them)."""
     ranks: int = 8
-    """How many simulated ranks."""
+    """How many simulated ranks: of one node, but of two for hogwild_nodes and halos."""
     seeds: int = 3
     """Trainings with the step size that the first of them is fastest with; the median counts."""
 
