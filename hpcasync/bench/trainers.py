@@ -61,8 +61,7 @@ class Paced:
 class Alone(Strategy):
     """No exchange at all: every rank trains its own model. What the ranks could do if communication were free."""
 
-    def step(self) -> None:
-        self.replica.adopt_strays()
+    def _step(self) -> None:
         self.optimizer.step()
         self.replica.zero_grads()
 

@@ -32,6 +32,7 @@ class AsReady(Strategy):
     """
 
     replicated = True
+    sends_in_backward = True
     ahead = 1
 
     def __init__(
@@ -45,7 +46,7 @@ class AsReady(Strategy):
         self._contribute(1)
         replica.watch_grads(self._ready)
 
-    def step(self) -> None:
+    def _step(self) -> None:
         self._round()
         self.staleness.record(0)
         self._contribute(1)

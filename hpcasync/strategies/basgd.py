@@ -61,8 +61,7 @@ class Basgd(Strategy):
         self._read = 0
         world.barrier()
 
-    def step(self) -> None:
-        self.replica.adopt_strays()
+    def _step(self) -> None:
         for part in self._parts:
             part.collect()
         self.replica.zero_grads()

@@ -89,8 +89,7 @@ class Dana(Strategy):
         self._read = 0
         world.barrier()
 
-    def step(self) -> None:
-        self.replica.adopt_strays()
+    def _step(self) -> None:
         for part in self._parts:
             part.begin_update()
         self.optimizer.step()

@@ -94,8 +94,7 @@ class Downpour(Strategy):
                 CompressedPushes(self.world, compression.codec, part.center, len(part.anchor)) for part in self._centers
             ]
 
-    def step(self) -> None:
-        self.replica.adopt_strays()
+    def _step(self) -> None:
         self.optimizer.step()
         self.replica.zero_grads()
         self._unpushed += 1

@@ -80,8 +80,7 @@ class Eager(Strategy):
         self._rounds.reduce_by(self.reduction.stages)
         self.world.barrier()  # nobody joins a round before it knows how
 
-    def step(self) -> None:
-        self.replica.adopt_strays()
+    def _step(self) -> None:
         if type(self.policy) is Policy or self._judge():
             self.replica.pairs[0].message[-1] = 1
             self._read.append(self._version)

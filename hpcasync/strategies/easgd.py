@@ -62,8 +62,7 @@ class Easgd(Strategy):
         self._steps = 0
         world.barrier()
 
-    def step(self) -> None:
-        self.replica.adopt_strays()
+    def _step(self) -> None:
         if self._steps % self.period == 0:
             self._exchange()
         self._descend()
@@ -158,9 +157,9 @@ class Eamsgd(Easgd):
         self.momentum = momentum
         self._velocities = [torch.zeros_like(pair.params) for pair in replica.pairs]
 
-    def step(self) -> None:
+    def _step(self) -> None:
         self._leave_look_ahead()
-        super().step()
+        super()._step()
 
     def drain(self) -> None:
         self._leave_look_ahead()

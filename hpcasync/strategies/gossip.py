@@ -90,8 +90,7 @@ class Sgp(Gossip):
         self._push_sum.flush()
         world.barrier()
 
-    def step(self) -> None:
-        self.replica.adopt_strays()
+    def _step(self) -> None:
         self._descend()
         self._push_sum.flush()
         self._merge()

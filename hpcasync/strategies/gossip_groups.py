@@ -52,8 +52,8 @@ class Wagma(Sgp):
         self._clock = Clock(world, bound)
         super().__init__(replica, world, optimizer, bound=2 * (self.members - 1))
 
-    def step(self) -> None:
-        super().step()
+    def _step(self) -> None:
+        super()._step()
         self._clock.advance()
         self._clock.gate()
 

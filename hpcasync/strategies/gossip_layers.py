@@ -38,6 +38,8 @@ class LayUp(Sgp):
         UsageError: a cap below 1 byte; by backward(), when it is called twice in a step; or as ``sgp`` says.
     """
 
+    sends_in_backward = True
+
     def __init__(
         self,
         replica: Replica,
@@ -56,7 +58,7 @@ class LayUp(Sgp):
         self._targets = self._push_sum.open_peers(self.bound)
         replica.watch_grads(self._ready)
 
-    def step(self) -> None:
+    def _step(self) -> None:
         self._turns.finish()
         self._turns.restart()
         self.replica.zero_grads()

@@ -39,8 +39,7 @@ class AdPsgd(Gossip):
         self._one = torch.ones(1, dtype=torch.int64)
         world.barrier()
 
-    def step(self) -> None:
-        self.replica.adopt_strays()
+    def _step(self) -> None:
         for peer in topology.bipartite(self.world.rank, self.world.size, self._steps):
             self._exchange(peer)
         self._merge()

@@ -95,8 +95,7 @@ class DPsgd(Gossip):
             slots.free()
         self._slots = [_Slots(self.world, pair, compression.moniqua) for pair in self.replica.pairs]
 
-    def step(self) -> None:
-        self.replica.adopt_strays()
+    def _step(self) -> None:
         self._counts.local[_MADE] = self._steps + 1
         self._mix()
         self.optimizer.step()

@@ -40,8 +40,7 @@ class Hogwild(Strategy):
         super().__init__(replica, world, optimizer)
         self._share()
 
-    def step(self) -> None:
-        self.replica.adopt_strays()
+    def _step(self) -> None:
         self.optimizer.step()
         self.replica.zero_grads()
         made = int(self._board.sum())

@@ -128,8 +128,8 @@ class HogwildNodes(Hogwild):
         self._exchange = _Exchange(replica, leaders, bound) if leaders and leaders.size > 1 else None
         world.barrier()
 
-    def step(self) -> None:
-        super().step()
+    def _step(self) -> None:
+        super()._step()
         if self._exchange is None:
             return
         self._until_exchange -= 1

@@ -44,6 +44,7 @@ class InBackward(Strategy):
     """
 
     replicated = True
+    sends_in_backward = True
     ahead = 1
 
     def __init__(
@@ -64,7 +65,7 @@ class InBackward(Strategy):
             self._lay([bucket for bucket in buckets if bucket.pair is pair])
         replica.watch_grads(self._complete)
 
-    def step(self) -> None:
+    def _step(self) -> None:
         self._turns.finish()
         self._turns.restart()
         self.staleness.record(0)

@@ -82,8 +82,7 @@ class Local(Strategy):
             layouts = [Layout.of(pair, *span) for pair, span in zip(self.replica.pairs, fragment.spans, strict=True)]
             fragment.reduction = compression.reduction(layouts, self.world.size)
 
-    def step(self) -> None:
-        self.replica.adopt_strays()
+    def _step(self) -> None:
         self.optimizer.step()
         self.replica.zero_grads()
         for fragment in self._fragments:

@@ -56,8 +56,7 @@ class DelayedNesterov(Roaming):
         super().__init__(replica, world, optimizer, period, outer_lr, outer_momentum, every, c)
         world.barrier()
 
-    def step(self) -> None:
-        self.replica.adopt_strays()
+    def _step(self) -> None:
         self.optimizer.step()
         self.replica.zero_grads()
         self._since += 1

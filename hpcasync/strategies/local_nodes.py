@@ -96,8 +96,7 @@ class Halos(Roaming):
         self._node = _NodeCenter(world, self._anchors)
         world.barrier()
 
-    def step(self) -> None:
-        self.replica.adopt_strays()
+    def _step(self) -> None:
         self.optimizer.step()
         self.replica.zero_grads()
         self._since += 1

@@ -72,6 +72,8 @@ class Neuron(Strategy):
             ``replica.parameters()``; by backward(), when it is called twice in a step.
     """
 
+    sends_in_backward = True
+
     def __init__(
         self,
         replica: Replica,
@@ -108,7 +110,7 @@ class Neuron(Strategy):
         """
         return self._neurons.board.versions(0, len(self._neurons.blocks))
 
-    def step(self) -> None:
+    def _step(self) -> None:
         if self._failure is not None:
             raise self._failure
         self._finish()

@@ -85,8 +85,7 @@ class Server(Strategy):
 
     _parse = staticmethod(parse_policy)
 
-    def step(self) -> None:
-        self.replica.adopt_strays()
+    def _step(self) -> None:
         self._unpushed += 1
         lasted_seconds = self.world.now() - self._began
         if self.clock.steps == 0 and self.warmup and self.world.rank > 0:

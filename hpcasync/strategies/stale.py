@@ -57,8 +57,7 @@ class Stale(Strategy):
         self._version = 0
         self._flights: deque[_Flight] = deque()
 
-    def step(self) -> None:
-        self.replica.adopt_strays()
+    def _step(self) -> None:
         self._begin(contributed=1)
         self._apply_due()
 

@@ -25,6 +25,7 @@ class Strategy(ABC):
 
     Attributes:
         replicated: True where all ranks make the same updates in the same order, each on its own replica.
+        sends_in_backward: True where gradients leave inside backward(), by the time :meth:`step` is called.
         ahead: by how many steps ranks can be ahead of each other; None where each goes at its own speed.
         dropped: contributions of this rank that were computed and will never be applied.
         compresses: what :meth:`compress` takes, by the names of ``hpcasync.compression``.
@@ -32,6 +33,7 @@ class Strategy(ABC):
     """
 
     replicated = False
+    sends_in_backward = False
     compresses: tuple[str, ...] = ()
     ahead: int | None = None
 
@@ -58,9 +60,20 @@ class Strategy(ABC):
         layouts = [Layout.of(pair) for pair in self.replica.pairs]
         self.reduction = compression.reduction(layouts, self.world.size)
 
-    @abstractmethod
     def step(self) -> None:
-        """Called after ``backward()``, in place of ``optimizer.step()``. Leaves zeroed gradients behind."""
+        """Called after ``backward()``, in place of ``optimizer.step()``. Leaves zeroed gradients behind.
+
+        Every gradient of every strategy passes here before anything is done with it, so what has to be checked or
+        repaired is checked and repaired here. The exception is ``sends_in_backward``: there gradients pass
+        ``AsReady._send``, ``InBackward._update``, ``LayUp._update`` and ``Neuron._complete``.
+        """
+        if not self.sends_in_backward:
+            self.replica.adopt_strays()
+        self._step()
+
+    @abstractmethod
+    def _step(self) -> None:
+        """What the algorithm makes of the gradient that lies in the replica's buffers."""
 
     @abstractmethod
     def drain(self) -> None:

@@ -28,8 +28,7 @@ class Sync(Strategy):
         super().__init__(replica, world, optimizer)
         self._reduce_where_gradients_lie(messages=1)
 
-    def step(self) -> None:
-        self.replica.adopt_strays()
+    def _step(self) -> None:
         self._round(contributed=1)
 
     def drain(self) -> None:
