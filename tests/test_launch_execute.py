@@ -77,6 +77,14 @@ def test_what_libraries_say_about_a_death_is_dropped(chatter: str) -> None:
     assert shown(["before\n", chatter, "after\n"]) == ["before\n", "after\n"]
 
 
+def test_a_warning_is_not_the_last_word() -> None:
+    boxes = Boxes()
+    assert boxes.feed("hpcasync: warning: the disk is slow\n") == ["hpcasync: warning: the disk is slow\n"]
+    assert not boxes.is_over
+    boxes.feed("hpcasync: error: the disk is full\n")
+    assert boxes.is_over
+
+
 def test_one_mistake_of_many_ranks_is_shown_once() -> None:
     other = "hpcasync: error: another mistake\n"
     assert shown([*EXPLAINED, other, *EXPLAINED]) == [*EXPLAINED, other]

@@ -27,6 +27,7 @@ EXPLANATION = "hpcasync: "
 LOST = f"{EXPLANATION}lost "  # a rank, and the others go on: not the last word
 DONE = f"{EXPLANATION}done"  # for the launcher alone: not shown
 ERROR = f"{EXPLANATION}error: "
+WARNING = f"{EXPLANATION}warning: "  # something is wrong, and the run goes on
 STOPPED = f"{EXPLANATION}stopped by "  # a signal
 _STOPPED = re.compile(rf"{STOPPED}(SIG(?:INT|TERM|USR1))\b")
 _RULE = re.compile(r"-{60,}\s*\Z")
@@ -112,5 +113,5 @@ class Boxes:
         stopped = _STOPPED.match(line)
         if stopped is not None:
             self.stopped_by = signal.Signals[stopped.group(1)]
-        self.is_over |= line.startswith(EXPLANATION) and not line.startswith(LOST)
+        self.is_over |= line.startswith(EXPLANATION) and not line.startswith((LOST, WARNING))
         return [line]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from hpcasync.arguments import parse
-from hpcasync.errors import UsageError
+from hpcasync.errors import RunFailure, UsageError
 from hpcasync.launch import environment
 from hpcasync.launch.boxes import EXPLANATION
 from hpcasync.run.gather import first_failure
@@ -127,11 +127,11 @@ def _give_up(run: Run) -> int:
 
 
 def _explain(error: BaseException, rank: int = 0) -> None:
-    """Say it on stderr: a mistake of the user on one line, anything else with its traceback.
+    """Say it on stderr: a mistake of the user, or a run that cannot go on, on one line; the rest with its traceback.
 
     The prefix tells `hpcasync run` that the rank has explained itself (hpcasync/launch/boxes.py).
     """
-    if isinstance(error, UsageError):
+    if isinstance(error, UsageError | RunFailure):
         message = f"{EXPLANATION}error: {error}\n"
     else:
         message = f"{EXPLANATION}rank {rank} failed\n" + "".join(traceback.format_exception(error))
