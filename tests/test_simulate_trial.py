@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpcasync.simulate.learning_rate import best_rate, grid
+from hpcasync.simulate.learning_rate import best_rate, grid, steady_rate
 from hpcasync.simulate.problems import Problem, Tridiagonal
 from hpcasync.simulate.result import rows
 from hpcasync.simulate.trial import Outcome
@@ -127,6 +127,29 @@ def test_where_nothing_is_good_enough_the_nearest_is_best():
     best, tried = best_rate(lambda lr, _: Outcome(gap=max(lr, 0.01 / lr)), 1.0, 1e4)
     assert best == pytest.approx(2**-3.5)  # of the grid, nearest to 0.1
     assert tried[best].seconds_to_tolerance is None
+
+
+def of_seeds(times):
+    """A training whose seconds are looked up by step size and seed; what is not there misses the tolerance."""
+    return lambda lr, seed: Outcome(seconds_to_tolerance=times.get(lr, (None,) * 3)[seed])
+
+
+def test_a_step_size_is_chosen_by_the_median_of_its_seeds():
+    attempt = of_seeds({1.0: (1.0, 9.0, 9.0), 0.5: (5.0, 4.0, 6.0), 2.0: (2.0, 8.0, 8.0)})
+    lr, outcomes = steady_rate(attempt, 3, 1.0)
+    assert lr == 0.5
+    assert [outcome.seconds_to_tolerance for outcome in outcomes] == [5.0, 4.0, 6.0]
+
+
+def test_a_step_size_that_fails_a_seed_loses_to_one_that_fails_none():
+    lr, outcomes = steady_rate(of_seeds({1.0: (1.0, 1.0, None), 0.5: (7.0, 8.0, 9.0)}), 3, 1.0)
+    assert (lr, len(outcomes)) == (0.5, 3)
+    lr, outcomes = steady_rate(of_seeds({1.0: (3.0, None, None), 0.5: (4.0, None, 4.0)}), 3, 1.0)
+    assert (lr, outcomes[1].seconds_to_tolerance) == (0.5, None)
+
+
+def test_larger_step_sizes_are_looked_at_too():
+    assert steady_rate(lambda lr, seed: Outcome(seconds_to_tolerance=abs(lr - 8) + 1), 3, 2.0)[0] == pytest.approx(8)
 
 
 # Size

@@ -1,4 +1,6 @@
-"""The comparison as a plot: a line per strategy, a mark per disturbance, time on a logarithmic axis."""
+"""The comparison as a plot: a line per strategy, a mark per disturbance, time on a logarithmic axis.
+
+A mark is hollow where the seeds disagree."""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from hpcasync.bench.rows import Row
 from hpcasync.report.svg import INK, alone, figure, render, series
-from hpcasync.simulate.family_table import cases, lines
+from hpcasync.simulate.family_table import DOUBTFUL, cases, lines, spread
 
 SHOWN = 3  # the first cases: without a straggler, with a slow rank, with jitter
 MARKS = (("o", 0), ("D", 2), ("^", 1))  # marker and series colour of each
@@ -43,7 +45,8 @@ def _strategy(axes: Axes, place: int, cells: Sequence[Row | None]) -> None:
     axes.plot([min(values), max(values)], [place, place], color=INK, linewidth=0.8, alpha=0.35, zorder=1)
     for cell, (mark, shade) in zip(cells, MARKS, strict=False):
         if cell is not None and cell.value is not None:
-            axes.plot(cell.value, place, mark, color=series(shade), markersize=5.5, zorder=2)
+            face = "white" if spread(cell) > DOUBTFUL else series(shade)
+            axes.plot(cell.value, place, mark, color=series(shade), markerfacecolor=face, markersize=5.5, zorder=2)
     if any(cell is not None and cell.value is None for cell in cells):
         axes.plot(1.01, place, ">", color=series(2), markersize=4, transform=axes.get_yaxis_transform(), clip_on=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich import box
@@ -11,6 +12,7 @@ from hpcasync.bench.rows import Row
 from hpcasync.report.table import ABSENT, significant
 from hpcasync.strategies import FAMILIES
 
+DOUBTFUL = 2.0  # times as long for the slowest seed as for the fastest: the median says little
 BENCH, METRIC, RATE = "compare", "seconds_to_tolerance", "learning_rate_times_smoothness"
 
 
@@ -32,13 +34,21 @@ def lines(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Row]]]:
     return {name: members for name, members in grouped.items() if members}
 
 
+def spread(row: Row) -> float:
+    """The slowest seed's time over the fastest's; infinite where a seed missed the tolerance."""
+    return math.inf if row.error or not row.runs else max(row.runs) / min(row.runs)
+
+
 def told(row: Row | None) -> str:
-    """The median; "diverged" or "never" where the tolerance was not reached, and ~ where some seeds missed it."""
+    """The median and the spread; "diverged" or "never" where no seed reached the tolerance, ~ where some missed it."""
     if row is None:
         return ABSENT
     if row.value is None:
         return "diverged" if "diverged" in (row.error or "") else "never"
-    return ("~" if row.error else "") + significant(row.value)
+    if row.error:
+        return f"~{significant(row.value)}"
+    mark = "!" if spread(row) > DOUBTFUL else ""
+    return f"{significant(row.value)} ({spread(row):.1f}{mark})"
 
 
 def terminal(rows: Sequence[Row]) -> Table:
@@ -78,10 +88,10 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def _best(rows: Sequence[Row]) -> dict[str, Row]:
-    """{case: the row with the smallest median}."""
+    """{case: the row with the smallest median, of those that all seeds reached}."""
     best: dict[str, Row] = {}
     for row in rows:
-        if row.metric == METRIC and row.value is not None:
+        if row.metric == METRIC and row.value is not None and not row.error:
             champion = best.get(row.case)
             if champion is None or champion.value is None or row.value < champion.value:
                 best[row.case] = row

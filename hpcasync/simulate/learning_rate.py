@@ -1,18 +1,21 @@
-"""``--lr auto``: the step size with which a simulated training reaches its tolerance soonest."""
+"""The step size with which a simulated training reaches its tolerance soonest: of one seed, or of several."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 
 from hpcasync.simulate.trial import Outcome
 
 PATIENCE = 3  # step sizes in a row that are no better than the best, and the search turns
+STEADY_PATIENCE = 2  # the same, of several seeds
 SMALLEST = 2.0**-40  # times 1/L: nobody waits for that
 FIRST = 4.0  # times 1/L, twice what gradient descent can bear; the search goes on above if this is the best
 BUDGETS = 6  # each four times as long as the one before
 
 Try = Callable[[float, float], Outcome]  # (step size, virtual seconds after which it has lost) -> what became of it
+TrySeed = Callable[[float, int], Outcome]  # (step size, seed) -> what became of it
 
 
 def grid(index: int) -> float:
@@ -39,6 +42,44 @@ def best_rate(attempt: Try, smoothness: float, seconds: float) -> tuple[float, d
             break
     tried = {grid(index): outcome for index, outcome in sorted(search.tried.items())}
     return grid(search.best), tried
+
+
+def steady_rate(attempt: TrySeed, seeds: int, near: float) -> tuple[float, list[Outcome]]:
+    """The step size of the grid around ``near`` whose median of ``seeds`` trainings is best, and these trainings.
+
+    The best step size of a single training lies at the edge of stability, where another seed takes several times as
+    long. So one with which more seeds reach the tolerance is better, whatever the median. From ``near`` downwards and
+    upwards, until two in a row are no better.
+    """
+    start = round(2 * math.log2(near))
+    best, outcomes = start, [attempt(grid(start), seed) for seed in range(seeds)]
+    for direction in (-1, 1):
+        index, worse = start, 0
+        while worse < STEADY_PATIENCE:
+            index += direction
+            found = _seeds(attempt, seeds, grid(index), _missed(outcomes))
+            if _median_rank(found) < _median_rank(outcomes):
+                best, outcomes, worse = index, found, 0
+            else:
+                worse += 1
+    return grid(best), outcomes
+
+
+def _seeds(attempt: TrySeed, seeds: int, lr: float, missed: int) -> list[Outcome]:
+    """A training per seed, until more than ``missed`` of them have missed the tolerance."""
+    outcomes: list[Outcome] = []
+    while len(outcomes) < seeds and _missed(outcomes) <= missed:
+        outcomes.append(attempt(lr, len(outcomes)))
+    return outcomes
+
+
+def _missed(outcomes: Sequence[Outcome]) -> int:
+    return sum(outcome.seconds_to_tolerance is None for outcome in outcomes)
+
+
+def _median_rank(outcomes: Sequence[Outcome]) -> tuple[int, float]:
+    """Smaller is better."""
+    return _missed(outcomes), statistics.median(_rank(outcome)[0] for outcome in outcomes)
 
 
 class _Search:
