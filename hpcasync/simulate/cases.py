@@ -83,8 +83,9 @@ CASES = (
 TWO_LEVELS = ("hogwild_nodes", "halos")
 
 # Where the papers' defaults are meant for thousands of steps: these trainings have about fifty. A step that updates a
-# block of neurons computes the whole gradient here, and takes as long.
+# block of neurons computes the whole gradient here, and takes as long. dc_asgd's strength is the batch size.
 OPTIONS = {
+    "dc_asgd": f"policy=dc:{BATCH}",
     "diloco": "period=4",
     "streaming_diloco": "period=4 fragments=2 delay=1",
     "local_sgd": "period=4",
