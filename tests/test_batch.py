@@ -18,6 +18,7 @@ batch_run "$(batch_name "$(basename "$1" .py)")" "$@" || true
 batch_end
 """
 SWEEP = SCRIPT.replace('batch_run "$(batch_name "$(basename "$1" .py)")"', "batch_sweep mine")
+PREEMPTED = "PreemptTime=2026-01-01T00:00:00"
 TERM_TO_ALL = 'kill -TERM "$PPID"; sleep 0.1; exit 143'
 
 
@@ -60,6 +61,10 @@ def done(trial: Trial, name: str = "job-7") -> str:
     return f"mkdir -p {trial.folder}/results/{name} && touch {trial.folder}/results/{name}/DONE"
 
 
+def checkpoint(trial: Trial, step: int = 5, name: str = "job-7") -> str:
+    return f"mkdir -p {trial.folder}/results/{name}/ckpt/{step}"
+
+
 def test_a_run_that_is_done(trial: Trial) -> None:
     assert trial.run(done(trial))[0] == 0
     assert trial.requeued == []
@@ -94,13 +99,58 @@ def test_the_code_of_a_run_that_has_failed_is_the_jobs(trial: Trial, code: int) 
     ],
 )
 def test_the_right_job_is_requeued(trial: Trial, variables: dict[str, str], target: str) -> None:
-    assert trial.run("exit 85", **variables)[0] == 85
+    assert trial.run(f"{checkpoint(trial, name=f'job-{target}')}; exit 85", **variables)[0] == 85
     assert trial.requeued == [target]
 
 
-def test_a_signal_before_anybody_listens_requeues_too(trial: Trial) -> None:
-    assert trial.run('kill -USR1 "$PPID"; kill -USR1 $$; sleep 5')[0] == 85
+def test_a_signal_before_anybody_listens_requeues_after_a_step(trial: Trial) -> None:
+    assert trial.run(f'{checkpoint(trial)}; kill -USR1 "$PPID"; kill -USR1 $$; sleep 5')[0] == 85
     assert trial.requeued == ["7"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, None), (None, 0), (5, 5)])
+def test_an_attempt_that_keeps_no_step_is_the_last(trial: Trial, before: int | None, after: int | None) -> None:
+    if before is not None:
+        (trial.folder / "results" / "job-7" / "ckpt" / str(before)).mkdir(parents=True)
+    python = "exit 85" if after is None else f"{checkpoint(trial, after)}; exit 85"
+    code, said = trial.run(python)
+    assert (code, trial.requeued) == (1, [])
+    assert "job 7 is not requeued: no step was kept in this attempt: a longer time limit is needed\n" in said
+
+
+def test_what_was_set_aside_is_not_kept(trial: Trial) -> None:
+    assert trial.run(f"{checkpoint(trial, name='job-7/attempt-1')}; exit 85")[0] == 1
+    assert trial.requeued == []
+
+
+def test_a_run_that_ended_in_this_attempt_is_kept(trial: Trial) -> None:
+    script = SCRIPT.replace("batch_run", "batch_run first first.py || true\nbatch_run", 1)
+    python = f"[[ $* != *first* ]] || {{ {done(trial, 'first')}; exit 0; }}; exit 85"
+    assert trial.run(python, script=script)[0] == 85
+    assert trial.requeued == ["7"]
+
+
+def test_a_preemption_requeues_without_a_step_and_counts_for_nothing(trial: Trial) -> None:
+    for restarts in range(3):
+        assert trial.run("exit 85", HPCASYNC_ATTEMPTS="1", SLURM_RESTART_COUNT=str(restarts), SHOWN=PREEMPTED)[0] == 85
+    assert trial.requeued == ["7"] * 3
+    code, said = trial.run(f"{checkpoint(trial)}; exit 85", HPCASYNC_ATTEMPTS="1", SLURM_RESTART_COUNT="3")
+    assert (code, trial.requeued) == (1, ["7"] * 3)
+    assert "error: job 7 is not requeued: this was attempt 1, and HPCASYNC_ATTEMPTS=1" in said
+    assert list((trial.folder / "results").iterdir()) == [trial.folder / "results" / "job-7"]
+
+
+def test_a_preemption_by_slurm_alone_counts_for_nothing(trial: Trial) -> None:
+    """Without grace time the job is in the queue again when the script gets SIGTERM."""
+    assert trial.run(TERM_TO_ALL, SHOWN="JobState=PENDING Reason=BeginTime")[0] == 128 + signal.SIGTERM
+    assert trial.requeued == []
+    assert "attempt 1 of at most 1," in trial.run(done(trial), HPCASYNC_ATTEMPTS="1", SLURM_RESTART_COUNT="1")[1]
+
+
+def test_a_job_that_may_not_be_requeued_is_not(trial: Trial) -> None:
+    code, said = trial.run("exit 85", SHOWN=f"Requeue=0 {PREEMPTED}")
+    assert (code, trial.requeued) == (1, [])
+    assert "error: job 7 is not requeued: it was submitted with --no-requeue\n" in said
 
 
 def test_a_signal_too_late_changes_nothing(trial: Trial) -> None:
@@ -114,7 +164,7 @@ def test_a_failure_is_not_excused_by_a_signal(trial: Trial) -> None:
     assert trial.requeued == []
 
 
-@pytest.mark.parametrize("shown", ["PreemptTime=None", "PreemptTime=2026-01-01T00:00:00"])
+@pytest.mark.parametrize("shown", ["PreemptTime=None", PREEMPTED])
 def test_after_a_sigterm_to_the_script_nothing_is_requeued(trial: Trial, shown: str) -> None:
     assert trial.run(TERM_TO_ALL, SHOWN=shown)[0] == 128 + signal.SIGTERM
     assert trial.requeued == []
@@ -123,26 +173,26 @@ def test_after_a_sigterm_to_the_script_nothing_is_requeued(trial: Trial, shown: 
 def test_a_sigterm_to_the_ranks_alone_requeues_if_it_is_a_preemption(trial: Trial) -> None:
     assert trial.run("exit 143")[0] == 143
     assert trial.requeued == []
-    assert trial.run("exit 143", SHOWN="PreemptTime=2026-01-01T00:00:00")[0] == 85
+    assert trial.run("exit 143", SHOWN=PREEMPTED)[0] == 85
     assert trial.requeued == ["7"]
 
 
 def test_ranks_that_a_preemption_kills_before_they_listen_are_requeued(trial: Trial) -> None:
-    assert trial.run("exit 1", SHOWN="PreemptTime=2026-01-01T00:00:00")[0] == 85
+    assert trial.run("exit 1", SHOWN=PREEMPTED)[0] == 85
     assert trial.requeued == ["7"]
 
 
 def test_attempts_are_capped(trial: Trial) -> None:
-    code, said = trial.run("exit 85", HPCASYNC_ATTEMPTS="2", SLURM_RESTART_COUNT="1")
+    code, said = trial.run(f"{checkpoint(trial)}; exit 85", HPCASYNC_ATTEMPTS="2", SLURM_RESTART_COUNT="1")
     assert (code, trial.requeued) == (1, [])
     assert "error: job 7 is not requeued: this was attempt 2, and HPCASYNC_ATTEMPTS=2" in said
     code, said = trial.run(done(trial), HPCASYNC_ATTEMPTS="2", SLURM_RESTART_COUNT="2")
     assert (code, "error: attempt 3, and HPCASYNC_ATTEMPTS=2" in said) == (2, True)
 
 
-def test_a_run_that_is_done_already_is_not_started_again(trial: Trial) -> None:
+def test_python_says_whether_a_run_that_is_done_is_the_one_that_is_asked_for(trial: Trial) -> None:
     assert trial.run(done(trial))[0] == 0
-    assert trial.run("exit 9")[0] == 0
+    assert trial.run("exit 2")[0] == 2
 
 
 def test_the_sites_lines_may_use_what_is_not_set_and_fail(trial: Trial) -> None:
@@ -184,5 +234,5 @@ def test_what_a_worker_of_a_sweep_is_told(trial: Trial) -> None:
 
 @pytest.mark.parametrize(("code", "ended", "requeued"), [(1, 1, []), (85, 85, ["7"]), (143, 143, [])])
 def test_a_worker_that_is_stopped_is_requeued(trial: Trial, code: int, ended: int, requeued: list[str]) -> None:
-    assert trial.run(f"exit {code}", script=SWEEP)[0] == ended
+    assert trial.run(f"{checkpoint(trial, name='mine/trial-0000')}; exit {code}", script=SWEEP)[0] == ended
     assert trial.requeued == requeued

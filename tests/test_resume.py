@@ -73,9 +73,9 @@ def test_those_who_are_left_can_go_on_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     attempt(folder, "sync", fail={1: 3.0}, stop={0: 7})
     options = Options(results=tmp_path, name="run", resume=True, world="sim", ranks=RANKS, epochs=EPOCHS)
-    assert find_run(options, 2).checkpoint == latest(folder)
+    assert find_run(options, 2, "job").checkpoint == latest(folder)
     with pytest.raises(UsageError, match=r"ckpt/\d+ is for 2 or 3 ranks, not 4"):
-        find_run(options, 4)
+        find_run(options, 4, "job")
 
 
 def test_a_run_that_is_done_stays_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,8 +84,38 @@ def test_a_run_that_is_done_stays_as_it_is(tmp_path: Path, capsys: pytest.Captur
     before = {path: path.read_bytes() for path in folder.iterdir()}
     capsys.readouterr()
     assert codes(attempt(folder, "sync")) == {0}
-    assert capsys.readouterr().out == f"{folder} is done already\n"
+    assert capsys.readouterr().out == f"{folder} is done: nothing to do\n"
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "more", "complaint"),
+    [
+        ("stale", {}, "--resume: run was begun with --strategy ['sync'], not ['stale']"),
+        ("sync", {"epochs": EPOCHS + 1}, f"--resume: run was begun with --epochs {EPOCHS}, not {EPOCHS + 1}"),
+        ("sync", {"ranks": 2}, "--ranks 3, not 2"),
+    ],
+)
+def test_a_run_that_is_done_is_not_taken_for_another(
+    words: str, more: dict[str, Any], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    attempt(folder, "sync")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    capsys.readouterr()
+    assert codes(attempt(folder, words, **more)) == {2}
+    assert complaint in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_run_of_another_job_or_of_other_ranks_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    attempt(folder, "sync")
+    options = Options(results=tmp_path, name="run", resume=True, world="sim", ranks=RANKS, epochs=EPOCHS)
+    with pytest.raises(UsageError, match=r"run was begun by job\.py, not by other\.py"):
+        find_run(options, RANKS, "other")
+    with pytest.raises(UsageError, match=f"run is for {RANKS} ranks, not 4"):
+        find_run(options, 4, "job")
 
 
 def test_an_attempt_without_a_checkpoint_is_set_aside(tmp_path: Path) -> None:
@@ -122,7 +152,7 @@ def test_a_checkpoint_of_other_ranks_is_refused(tmp_path: Path) -> None:
     attempt(folder, "sync", stop={0: 3})
     options = Options(results=tmp_path, name="run", resume=True, world="sim", ranks=RANKS, epochs=EPOCHS)
     with pytest.raises(UsageError, match=r"ckpt/\d+ is for 3 ranks, not 4"):
-        find_run(options, 4)
+        find_run(options, 4, "job")
 
 
 def test_resume_needs_a_name() -> None:

@@ -205,6 +205,27 @@ def test_a_wrong_pmi_is_said_once_and_a_variable_that_overrides_is_named(cluster
     assert not (cluster.folder / f"batch_job-{job}").exists()
 
 
+def test_a_time_limit_that_leaves_no_time_for_a_step_ends_the_first_attempt(cluster: Cluster) -> None:
+    """Slurm sends the signal that is due 120 s before the end within half a minute."""
+    job = cluster.submit(*ACROSS, "--time=1", TRAIN, "tests/deaf_job.py")
+    entries = cluster.end(job)
+    assert (entries["JobState"], entries["Restarts"]) == ("FAILED", "0"), cluster.output(job)
+    assert "no step was kept in this attempt: a longer time limit is needed\n" in cluster.output(job)
+
+
+def test_a_run_that_is_done_is_not_taken_for_one_with_other_options(cluster: Cluster) -> None:
+    def submit(strategy: str) -> str:
+        return cluster.submit("--ntasks=1", TRAIN, JOB, "--steps=2", "--strategy", strategy, HPCASYNC_NAME="once")
+
+    assert cluster.end(submit("sync"))["JobState"] == "COMPLETED"
+    again, other = submit("sync"), submit("eager")
+    assert cluster.end(again)["JobState"] == "COMPLETED", cluster.output(again)
+    assert f"{cluster.folder / 'once'} is done: nothing to do\n" in cluster.output(again)
+    entries = cluster.end(other)
+    assert (entries["JobState"], entries["ExitCode"]) == ("FAILED", "2:0"), cluster.output(other)
+    assert "once was begun with --strategy ['sync'], not ['eager']" in cluster.output(other)
+
+
 def test_a_job_is_started_no_more_often_than_was_said(cluster: Cluster) -> None:
     """Without --batch the signal reaches the ranks on other nodes, their launcher's daemons, and not the script."""
     job = cluster.submit(*ACROSS, TRAIN, JOB, *ENDLESS, HPCASYNC_ATTEMPTS="1")

@@ -75,11 +75,29 @@ def test_what_slurm_accepts_is_accepted(name: str, value: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [(name, value) for name, values in BAD.items() for value in values] + [("tasks", 0), ("nodes", -1)],
+    [(name, value) for name, values in BAD.items() for value in values]
+    + [("tasks", 0), ("nodes", -1), ("signal_seconds", 0), ("signal_seconds", 65536)],
 )
 def test_what_slurm_would_refuse_is_refused(name: str, value: str | int) -> None:
     with pytest.raises(UsageError, match=re.escape(f"--{name.replace('_', '-')} ")):
         Request(**{"tasks": 1, name: value}).check()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("time", "signal_seconds", "minutes"),
+    [("1", 120, 6), ("5:59", 120, 6), ("0:05:59", 120, 6), ("0-0:5:59", 120, 6), ("1-0", 30000, 1500), ("1", 21, 2)],
+)
+def test_a_time_limit_that_leaves_no_time_for_steps_is_refused(time: str, signal_seconds: int, minutes: int) -> None:
+    with pytest.raises(
+        UsageError, match=rf"--time {time}: it must be {minutes} minutes or more, .*\({signal_seconds}\)"
+    ):
+        Request(tasks=1, time=time, signal_seconds=signal_seconds).check()
+
+
+@pytest.mark.parametrize("time", ["0", "6", "6:00", "0:06:00", "0-1", "0-0:6", None])
+def test_a_time_limit_that_leaves_time_is_accepted(time: str | None) -> None:
+    Request(tasks=1, time=time).check()
+    assert "--signal=B:USR1@90" in flags(written(Request(tasks=1, time=time, signal_seconds=90)))
 
 
 @pytest.mark.parametrize("name", GOOD)

@@ -6,8 +6,8 @@
 #     batch_run "$(batch_name train)" JOB.py [options] || true  # one run under the launcher, in $HPCASYNC_RESULTS/NAME
 #     batch_end                                # the job's exit code; requeues the job if Slurm has interrupted a run
 #
-# A run that is done already is not started again, and one that was interrupted goes on. So a script may simply be run
-# again from its beginning, which is what requeueing does.
+# A run that is done is not made again (one with other options is an error), and one that was interrupted goes on. So a
+# script may simply be run again from its beginning, which is what requeueing does.
 #
 #   HPCASYNC_HOME      folder that hpcasync/ lies in (default: where the job was submitted)
 #   HPCASYNC_PYTHON    the Python to run (default: $HPCASYNC_HOME/.venv/bin/python if there, else python3)
@@ -17,11 +17,12 @@
 #   HPCASYNC_RESULTS   folder of the runs' folders (default: results)
 #   HPCASYNC_NAME      name of the run's folder (default: the job file's name and the job's id); give that of an earlier
 #                      job to go on with its run
-#   HPCASYNC_ATTEMPTS  how often the job may be started at most, requeues included (default: 20)
+#   HPCASYNC_ATTEMPTS  how often the job may be started at most, requeues included, preemptions not (default: 20)
 #
-# Signals. SIGUSR1 to the script alone (#SBATCH --signal=B:USR1@120: so long before the time limit, and at preemption
-# where the site has PreemptParameters=send_user_signal): the ranks write a checkpoint, and the job is requeued. SIGTERM
-# with a preemption under way: the same. Any other SIGTERM, as scancel's: a checkpoint, and the job stays cancelled.
+# Signals. SIGUSR1 to the script alone (#SBATCH --signal=B:USR1@120: 120 s before the time limit, and at preemption where
+# the site has PreemptParameters=send_user_signal): the ranks write a checkpoint, and the job is requeued if steps were
+# made since it started. SIGTERM with a preemption under way: a checkpoint, and the job is requeued. Any other SIGTERM, as
+# scancel's: a checkpoint, and the job stays cancelled. `sbatch --signal=B:USR1@SECONDS` overrides the 120 s.
 # Requires bash 4.4.
 
 batch_code=0   # of the first run that failed
@@ -29,6 +30,7 @@ batch_stopped= # exit code of a run that a signal has stopped, or kept from star
 batch_signal=  # the first that the script has received
 batch_woken=   # by a signal, out of a wait
 batch_run_pid= # while a run is under way
+batch_kept=    # yes: a run has ended in this attempt, or has a checkpoint with steps that were made in it
 
 batch_fail() {
   echo "hpcasync: error: $1" >&2
@@ -43,16 +45,25 @@ batch_begin() {
   trap 'batch_signalled USR1' USR1
   trap 'batch_signalled TERM' TERM
   [[ -n ${SLURM_JOB_ID:-} ]] || batch_fail "this is a batch script: sbatch ${0##*/} ..."
-  batch_attempt=$((${SLURM_RESTART_COUNT:-0} + 1))
   HPCASYNC_HOME=${HPCASYNC_HOME:-$SLURM_SUBMIT_DIR}
   HPCASYNC_LAUNCHER=${HPCASYNC_LAUNCHER:-mpirun}
   HPCASYNC_RESULTS=${HPCASYNC_RESULTS:-results}
   HPCASYNC_ATTEMPTS=${HPCASYNC_ATTEMPTS:-20}
   [[ $HPCASYNC_ATTEMPTS =~ ^[1-9][0-9]{0,5}$ ]] || batch_fail "HPCASYNC_ATTEMPTS=$HPCASYNC_ATTEMPTS: it must be a number from 1 on"
+  batch_count
   batch_site
   batch_python
   batch_notes
   ((batch_attempt <= HPCASYNC_ATTEMPTS)) || batch_fail "attempt $batch_attempt, and HPCASYNC_ATTEMPTS=$HPCASYNC_ATTEMPTS"
+}
+
+# This attempt's number. Slurm counts requeues, but not those that were preemptions: a file of one line each does.
+batch_count() {
+  local restarts=${SLURM_RESTART_COUNT:-0} preemptions=0
+  batch_preemptions=$HPCASYNC_RESULTS/.preemptions-$(batch_id)
+  ((restarts > 0)) || rm -f "$batch_preemptions" # of an older job with this number
+  [[ ! -e $batch_preemptions ]] || preemptions=$(wc -l <"$batch_preemptions")
+  batch_attempt=$((restarts + 1 - preemptions))
 }
 
 # The site's lines are not ours: module functions use variables that are not set, and commands that fail.
@@ -114,8 +125,7 @@ batch_run() {
         ;;
     esac
   done
-  [[ ! -e $folder/DONE ]] || return 0
-  batch_hpcasync run "$job" --results "$HPCASYNC_RESULTS" --name "$name" --resume "$@" && code=0 || code=$?
+  batch_hpcasync "$folder" run "$job" --results "$HPCASYNC_RESULTS" --name "$name" --resume "$@" && code=0 || code=$?
   if ((code == 0)) && [[ ! -e $folder/DONE ]]; then
     batch_say "error: $folder has no DONE, though the exit code is 0"
     code=1
@@ -127,15 +137,27 @@ batch_run() {
 batch_sweep() {
   local name=$1 code
   shift
-  batch_hpcasync sweep --results "$HPCASYNC_RESULTS" --name "$name" "$@" && code=0 || code=$?
+  batch_hpcasync "$HPCASYNC_RESULTS/$name" sweep --results "$HPCASYNC_RESULTS" --name "$name" "$@" && code=0 || code=$?
   batch_note "$code"
 }
 
-# batch_hpcasync VERB [words]: its exit code; 85 if a signal has come already
+# batch_hpcasync FOLDER VERB [words]: its exit code; 85 if a signal has come already
 batch_hpcasync() {
+  local folder=$1 verb=$2 before code
+  shift 2
   [[ -z $batch_stopped$batch_signal ]] || return 85
-  "$HPCASYNC_PYTHON" -m hpcasync.cli "$1" --launcher "$HPCASYNC_LAUNCHER" --binding "${HPCASYNC_BINDING:-auto}" "${@:2}" &
-  batch_wait $!
+  before=$(batch_progress "$folder")
+  "$HPCASYNC_PYTHON" -m hpcasync.cli "$verb" --launcher "$HPCASYNC_LAUNCHER" --binding "${HPCASYNC_BINDING:-auto}" "$@" &
+  batch_wait $! && code=0 || code=$?
+  [[ -z $(comm -13 <(echo "$before") <(batch_progress "$folder")) ]] || batch_kept=yes
+  return "$code"
+}
+
+# What a requeued job does not have to do again: runs that are done and checkpoints, one a line. A checkpoint before the
+# first step spares nothing, nor does what was set aside.
+batch_progress() {
+  [[ -d $1 ]] || return 0
+  (cd "$1" && find . -name 'attempt-*' -prune -o \( -name DONE -o -path '*/ckpt/[1-9]*' \) -prune -print) | LC_ALL=C sort
 }
 
 # batch_note CODE [FILE]: what ended with this code was stopped, or has failed, which it has for certain if FILE exists
@@ -170,15 +192,34 @@ batch_signalled() {
 }
 
 batch_end() {
-  if batch_wants_requeue; then batch_requeue; fi
+  local preempted=
+  if [[ -n $batch_stopped ]] && batch_is_preempted; then
+    preempted=yes
+    mkdir -p "$HPCASYNC_RESULTS"
+    date --iso-8601=seconds >>"$batch_preemptions"
+  fi
+  if batch_wants_requeue; then batch_requeue "$preempted"; fi
+  [[ -n $preempted ]] || rm -f "$batch_preemptions"
   [[ -z $batch_stopped || $batch_signal != TERM ]] || exit 143
   exit $((batch_stopped ? batch_stopped : batch_code))
+}
+
+# Slurm's word on this job.
+batch_show() {
+  scontrol show job --oneliner "$(batch_id)"
+}
+
+# Has a job of higher priority ended this one? Where there is no grace time it is in the queue again already.
+batch_is_preempted() {
+  local shown
+  shown=$(batch_show)
+  [[ $shown == *\ PreemptTime=[0-9]* || $shown == *\ JobState=PENDING\ * ]]
 }
 
 # Does Slurm want this job to stop? A run that did not listen to its signals yet has been killed by them; that is no
 # failure of its own.
 batch_is_interrupted() {
-  [[ -n $batch_signal || $(scontrol show job --oneliner "$SLURM_JOB_ID") == *\ PreemptTime=[0-9]* ]]
+  [[ -n $batch_signal ]] || batch_is_preempted
 }
 
 # Has a signal stopped a run that shall go on? After SIGTERM only if it came to the ranks alone, for a preemption;
@@ -188,11 +229,21 @@ batch_wants_requeue() {
   ((batch_stopped == 85)) || batch_is_interrupted
 }
 
+# batch_requeue PREEMPTED. Where it was the time limit, it would end the next attempt, too: only so often, and only if that
+# leads somewhere.
 batch_requeue() {
-  local id
+  local id reason=
   id=$(batch_id)
-  if ((batch_attempt >= HPCASYNC_ATTEMPTS)); then
-    batch_say "error: job $id is not requeued: this was attempt $batch_attempt, and HPCASYNC_ATTEMPTS=$HPCASYNC_ATTEMPTS"
+  if [[ $(batch_show) == *\ Requeue=0\ * ]]; then
+    reason="it was submitted with --no-requeue"
+  elif [[ -z $1$batch_kept ]]; then
+    reason="no step was kept in this attempt: a longer time limit is needed"
+  elif [[ -z $1 ]] && ((batch_attempt >= HPCASYNC_ATTEMPTS)); then
+    reason="this was attempt $batch_attempt, and HPCASYNC_ATTEMPTS=$HPCASYNC_ATTEMPTS"
+  fi
+  if [[ -n $reason ]]; then
+    batch_say "error: job $id is not requeued: $reason"
+    rm -f "$batch_preemptions"
     exit 1
   fi
   batch_say "requeues job $id"

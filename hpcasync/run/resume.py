@@ -21,11 +21,10 @@ from hpcasync.run.options import Options
 from hpcasync.run.record import create_folder, has_failed
 from hpcasync.strategies import Strategy
 
-# What may differ from the attempt before: when to stop, where things are, what goes wrong.
-_FREE = (
-    *("resume", "results", "data", "threads", "epochs", "steps", "seconds", "target", "evaluate_every", "kill"),
-    "checkpoint_every",
-)
+# What may differ from the attempt before: where things are, what goes wrong ...
+_FREE = frozenset({"resume", "results", "data", "threads", "kill", "checkpoint_every"})
+# ... and, until the run is done, when it stops.
+_FREE_UNTIL_DONE = _FREE | {"epochs", "steps", "seconds", "target", "evaluate_every"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Opening:
         return cls(Path(folder) if folder else None, Path(found) if found else None, done)
 
 
-def find_run(options: Options, size: int) -> Opening:
-    """By the leading rank of ``size``: what there is to go on with. Nothing is changed.
+def find_run(options: Options, size: int, job: str) -> Opening:
+    """By the leading rank of ``size`` that run ``job``.py: what there is to go on with. Nothing is changed.
 
     Raises:
         UsageError: the run in the folder is another one than these options ask for.
@@ -55,12 +54,11 @@ def find_run(options: Options, size: int) -> Opening:
     if not options.resume or options.name is None or not (options.results / options.name).exists():
         return Opening()
     folder = (options.results / options.name).resolve()
-    if (folder / "DONE").exists():
-        return Opening(folder, done=True)
-    found = checkpoint.latest(folder)
-    if found is not None:
-        _check(folder, found, options, size)
-    return Opening(folder, found)
+    done = (folder / "DONE").exists()
+    found = None if done else checkpoint.latest(folder)
+    if done or found is not None:
+        _check(folder, found, options, size, job, _FREE if done else _FREE_UNTIL_DONE)
+    return Opening(folder, found, done)
 
 
 def take_folder(opening: Opening, options: Options, stem: str) -> Path:
@@ -81,17 +79,19 @@ def take_folder(opening: Opening, options: Options, stem: str) -> Path:
     return folder
 
 
-def _check(folder: Path, found: Path, options: Options, size: int) -> None:
+def _check(folder: Path, found: Path | None, options: Options, size: int, job: str, free: frozenset[str]) -> None:
     document = json.loads((folder / "run.json").read_text())
+    if document["job"] != job:
+        raise UsageError(f"--resume: {folder.name} was begun by {document['job']}.py, not by {job}.py")
     before: dict[str, Any] = document["config"]
     now = json.loads(json.dumps(options.config()))
     for name in sorted(before.keys() | now.keys()):
-        if name not in _FREE and before.get(name) != now.get(name):
+        if name not in free and before.get(name) != now.get(name):
             option, was = f"--{name.replace('_', '-')}", before.get(name)
             raise UsageError(f"--resume: {folder.name} was begun with {option} {was}, not {now.get(name)}")
-    sizes = {document["world"]["size"], len(checkpoint.describe(found)[1])}
+    sizes = {document["world"]["size"], *([len(checkpoint.describe(found)[1])] if found else [])}
     if size not in sizes:
-        raise UsageError(f"--resume: {found} is for {' or '.join(map(str, sorted(sizes)))} ranks, not {size}")
+        raise UsageError(f"--resume: {found or folder} is for {' or '.join(map(str, sorted(sizes)))} ranks, not {size}")
 
 
 def _set_aside(folder: Path, paths: list[Path]) -> None:

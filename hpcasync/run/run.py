@@ -41,7 +41,7 @@ class AlreadyDone(Exception):  # noqa: N818 -- not an error
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        super().__init__(f"{folder} is done already")
+        super().__init__(f"{folder} is done: nothing to do")
 
 
 class PeerFailed(Exception):  # noqa: N818 -- named like RankFailed
@@ -175,7 +175,7 @@ class Run:
 
     def _find(self) -> Opening:
         """Collective. What there is to go on with."""
-        opening = find_run(self.options, self.size) if self.rank == 0 else Opening()
+        opening = find_run(self.options, self.size, self._origin.job.stem) if self.rank == 0 else Opening()
         self.agree(0)
         opening = Opening.from_text(broadcast_text(self.world, opening.to_text()))
         if opening.folder is not None and opening.done:

@@ -50,7 +50,9 @@ _PATTERNS = {
     "mail": (r"[A-Za-z0-9_][A-Za-z0-9_.%+-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?", "a mail address or a user's name"),
     "mail_type": (_list(f"({'|'.join(_MAIL_TYPES)})"), f"of {' '.join(_MAIL_TYPES)}, with commas"),
 }
-_COUNTS = ("nodes", "tasks", "cpus_per_task")
+_COUNTS = ("nodes", "tasks", "cpus_per_task", "signal_seconds")
+_MOST_SIGNAL_SECONDS = 65535  # sbatch's
+_SHARE = 3  # a time limit must be at least so many times as long as what follows the signal
 # Options that are one of sbatch's, in the order of the script.
 DIRECTIVES = {
     "job_name": "job-name",
@@ -81,6 +83,8 @@ class Request:
     """CPUs of every rank, and its compute threads."""
     time: Annotated[str | None, arg(aliases=["-t"], metavar="TIME", help_behavior_hint="")] = None
     """Time limit, e.g. 90 (minutes), 2:00:00 or 1-12 (days-hours)."""
+    signal_seconds: Annotated[int, arg(metavar="N")] = 120
+    """How long before the time limit the ranks begin to write a checkpoint."""
     mem: Annotated[str | None, arg(metavar="SIZE", help_behavior_hint="")] = None
     """Memory on every node, e.g. 16G."""
     partition: Annotated[str | None, arg(aliases=["-p"], metavar="NAME", help_behavior_hint="")] = None
@@ -124,6 +128,18 @@ class Request:
             text = getattr(self, name)
             if text is not None and not re.fullmatch(pattern, text, re.ASCII):
                 raise UsageError(f"{option(name)} {text!r}: it must be {wanted}")
+        self._check_time()
+
+    def _check_time(self) -> None:
+        """Ranks take a while to start, and Slurm may send the signal a minute early: steps need time before it."""
+        if self.signal_seconds > _MOST_SIGNAL_SECONDS:
+            raise UsageError(f"--signal-seconds {self.signal_seconds}: it must be {_MOST_SIGNAL_SECONDS} or less")
+        least = _SHARE * self.signal_seconds
+        if self.time is not None and 0 < _seconds(self.time) < least:
+            raise UsageError(
+                f"--time {self.time}: it must be {-(-least // 60)} minutes or more, {_SHARE} times --signal-seconds "
+                f"({self.signal_seconds}), or no steps are made between the start and the last checkpoint"
+            )
 
     def directives(self) -> list[str]:
         """The options as sbatch takes them; :meth:`check` has found nothing."""
@@ -137,6 +153,16 @@ class Request:
         if self.mail:
             words += [f"--mail-user={self.mail}", f"--mail-type={self.mail_type}"]
         return [*words, "--requeue" if self.requeue else "--no-requeue"]
+
+
+def _seconds(time: str) -> int:
+    """Of a time limit as sbatch reads it; 0: none."""
+    days, dash, clock = time.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if not dash and len(parts) < 3:
+        parts.insert(0, 0)  # minutes[:seconds]
+    hours, minutes, seconds = (*parts, 0, 0)[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def option(name: str) -> str:

@@ -13,7 +13,6 @@ from hpcasync.launch.slurm.site import Site
 from hpcasync.launch.words import command_line, quoted
 
 PACKAGE = Path(hpcasync.__file__).resolve().parent
-_SIGNAL_SECONDS = 120  # before the time limit: enough to write a checkpoint
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Submission:
 
 def flags(request: Request, site: Site) -> list[str]:
     """The options that sbatch finds in the script."""
-    fixed = [f"--output={output(request)}", "--open-mode=append", f"--signal=B:USR1@{_SIGNAL_SECONDS}"]
+    fixed = [f"--output={output(request)}", "--open-mode=append", f"--signal=B:USR1@{request.signal_seconds}"]
     return [*request.directives(), *fixed, *site.sbatch_flags]
 
 
