@@ -7,16 +7,18 @@ several dtypes has one such pair per dtype, widest first.
 What the corners mean:
 
 * **tied weights** are one span; both modules see the same memory.
-* **frozen parameters** (``requires_grad=False``) are on no vector; the ranks agree on them once, at the start.
+* **constants** are on no vector: frozen parameters (``requires_grad=False``), and buffers that are not float, such as
+  BatchNorm's ``num_batches_tracked``. The ranks agree on them at the start and after a death. A job may change them
+  (an EMA teacher, a target network): each rank changes its own.
 * **a parameter without a gradient in a step** contributes a gradient of zero, so momentum and weight decay still act on
   it (plain PyTorch would skip it).
 * **float buffers**, such as BatchNorm's running statistics, lie on vectors of their own, are never exchanged during
-  training, and are averaged over the ranks by ``Strategy.result()``. Integer buffers stay each rank's own.
+  training, and are averaged over the ranks by ``Strategy.result()``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import TypeVar
@@ -172,11 +174,23 @@ class Replica:
         self.model = model
         self.pairs = [Pair(group) for group in _by_dtype(trainable)]
         self.buffers = [Flat(group) for group in _by_dtype(buffers)]
-        self.constants: list[Tensor] = [p for p in model.parameters() if not p.requires_grad]
-        self.constants += [b for b in model.buffers() if not b.is_floating_point()]
+        self._constants = [name for name, p in model.named_parameters() if not p.requires_grad]
+        self._constants += [name for name, b in model.named_buffers() if not b.is_floating_point()]
         self._hooks: list[RemovableHandle] = []
         self._module_hooks: list[RemovableHandle] = []
         self.dtype = reduce(torch.promote_types, (flat.memory.dtype for flat in (*self.pairs, *self.buffers)))
+
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        """By name, what is on no vector, as the model has it now: frozen parameters and buffers that are not float."""
+        parameters = self.model.named_parameters(remove_duplicate=False)
+        tensors = dict(parameters) | dict(self.model.named_buffers(remove_duplicate=False))
+        return {name: tensors[name].data for name in self._constants}
+
+    def load_constants(self, constants: Mapping[str, Tensor]) -> None:
+        """Take on the values of another replica's ``constants``."""
+        for name, tensor in self.constants.items():
+            tensor.copy_(constants[name])
 
     @property
     def flat(self) -> nn.Parameter:

@@ -25,6 +25,10 @@ STEPS = EPOCHS * BATCHES
 SAME_BITS = ("sync", "stale bound=0", "as_ready", "in_backward")  # what is interrupted ends as if it were not
 
 
+def model() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+
 class Killed(BaseException):
     """What no rank can catch: nothing is written any more."""
 
@@ -49,6 +53,7 @@ def attempt(
     stop: dict[int, int] | None = None,
     fail: dict[int, Any] | None = None,
     in_step: Callable[[Run], None] = lambda run: None,
+    build: Callable[[], nn.Module] = model,
     batches: int = BATCHES,
     **more: Any,
 ) -> list[tuple[int, Tensor] | None]:
@@ -59,6 +64,7 @@ def attempt(
         stop: {rank: the step after which it gets a signal}.
         fail: {rank: the call into its World at which it dies}.
         in_step: called by every rank in every step.
+        build: makes the model, (n, 2) -> (n, 1).
         batches: of an epoch.
         more: further options of the job.
     """
@@ -72,7 +78,7 @@ def attempt(
 
     def train(run: Run, job: Options) -> None:
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        model = build()
         replica = Replica(model)
         optimizer = torch.optim.SGD(replica.parameters(), lr=0.05, momentum=0.5)
         x = torch.linspace(-1, 1, 8).view(4, 2) + run.rank

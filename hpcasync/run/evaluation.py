@@ -17,7 +17,8 @@ Evaluate = Callable[[nn.Module], dict[str, float]]
 
 
 class Evaluation:
-    """Evaluates ``strategy.result()`` in a copy of the model, so that the replica that trains is untouched."""
+    """Evaluates ``strategy.result()``, with this rank's constants, in a copy of the model: the replica that trains is
+    untouched."""
 
     def __init__(self, strategy: Strategy, evaluate: Evaluate, target: float | None) -> None:
         self._strategy = strategy
@@ -29,6 +30,7 @@ class Evaluation:
     def run(self) -> dict[str, float]:
         """Evaluate now; the metrics are kept in ``last``."""
         self._copy.load_vector(self._strategy.result())
+        self._copy.load_constants(self._strategy.replica.constants)
         self._copy.model.eval()
         with torch.no_grad():
             self.last = {name: float(value) for name, value in self._evaluate(self._copy.model).items()}

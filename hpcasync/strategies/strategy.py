@@ -42,8 +42,10 @@ class Strategy(ABC):
         self.staleness = Staleness()
         self.dropped = 0
         self.reduction = Reduction()
-        for tensor in replica.constants:
-            world.broadcast(tensor.data)
+        for tensor in replica.constants.values():
+            agreed = tensor.contiguous()  # the tensor itself, unless it is channels_last or transposed
+            world.broadcast(agreed)
+            tensor.copy_(agreed)
         for flat in (*replica.pairs, *replica.buffers):
             world.broadcast(flat.memory)
         self._buffer_windows = [self._into_window(flat) for flat in replica.buffers]
@@ -105,6 +107,7 @@ class Strategy(ABC):
             "reduction": self.reduction.state_dict(),
             "parameters": [pair.params.detach().clone() for pair in self.replica.pairs],
             "buffers": [flat.memory.clone() for flat in self.replica.buffers],
+            "constants": {name: tensor.clone() for name, tensor in self.replica.constants.items()},
         }
         self.world.barrier()
         return state
@@ -137,9 +140,10 @@ class Strategy(ABC):
 
 
 def adopt(state: Mapping[str, Any], replica: Replica) -> None:
-    """Have the parameters and float buffers of a :meth:`Strategy.state_dict`, for any strategy to begin with."""
+    """Have the model that is in a :meth:`Strategy.state_dict`, for any strategy to begin with."""
     with torch.no_grad():
         for flat, saved in zip(replica.pairs, state["parameters"], strict=True):
             flat.memory.copy_(saved)
         for buffer, saved in zip(replica.buffers, state["buffers"], strict=True):
             buffer.memory.copy_(saved)
+        replica.load_constants(state["constants"])
