@@ -165,7 +165,7 @@ def test_a_mistake_is_told_on_one_line(
     assert told.count("\n") == 1
 
 
-@pytest.mark.parametrize("fail", ["raise", "exit"])
+@pytest.mark.parametrize("fail", ["raise", "exit", "interrupt"])
 @pytest.mark.parametrize("when", ["early", "late"])
 @pytest.mark.parametrize("rank", [-1, 2])
 def test_an_exception_is_told_once(
@@ -223,6 +223,12 @@ def test_options_default_to_ten_epochs() -> None:
     options = Options(seconds=3.0)
     options.resolve()
     assert options.epochs is None
+
+
+def test_a_failure_is_told_where_nothing_can_be_written(tmp_path: Path) -> None:
+    assert mark_failed(tmp_path / "gone", 1, "first", "")
+    (tmp_path / "run.json").write_text("{")
+    assert mark_failed(tmp_path, 1, "first", "")
 
 
 def test_the_ranks_tell_each_other(ranks: Any) -> None:

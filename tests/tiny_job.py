@@ -21,7 +21,9 @@ BATCHES = 8
 
 @dataclass
 class Tiny(Options):
-    fail: Annotated[Literal["none", "raise", "mistake", "exit", "signal", "no-start"], arg(metavar="HOW")] = "none"
+    fail: Annotated[
+        Literal["none", "raise", "mistake", "exit", "interrupt", "signal", "leave", "no-start"], arg(metavar="HOW")
+    ] = "none"
     """How a rank fails."""
     failing_rank: int = -1
     """Which; -1 means all."""
@@ -38,6 +40,10 @@ def fail_perhaps(run: Run, job: Tiny, when: str) -> None:
         raise UsageError("a mistake of the user")
     if job.fail == "exit":
         sys.exit("leaves")
+    if job.fail == "interrupt":
+        raise KeyboardInterrupt
+    if job.fail == "leave":
+        os._exit(3)
     if job.fail == "signal":
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -74,7 +75,7 @@ def live(train: Callable[[Run, Job], None], options: Job, run: Run, kind: Kind) 
             tell_launcher_done()
     except RankFailed:
         return _give_up(run)
-    except (Exception, SystemExit) as error:
+    except kind.failures as error:
         code = _fail(run, error, kind)
     run.close()
     if run.folder is None:
@@ -104,16 +105,23 @@ def _fail(run: Run, error: BaseException, kind: Kind) -> int:
     """
     code = 2 if isinstance(error, UsageError) else 1
     if run.folder is None:
-        if run.agree(code):
+        try:
+            if run.agree(code):
+                _explain(error, run.rank)
+            return code
+        except RankFailed:
             _explain(error, run.rank)
-        return code
-    run.close()
-    told = "".join(traceback.format_exception(error))
-    if mark_failed(run.folder, run.rank, f"{type(error).__name__}: {error}", told):
-        _explain(error, run.rank)
-    else:
-        time.sleep(GRACE_SECONDS)
-    return kind.abort(code)
+            kind.abort(code)
+    try:
+        with suppress(OSError):
+            run.close()
+        told = "".join(traceback.format_exception(error))
+        if mark_failed(run.folder, run.rank, f"{type(error).__name__}: {error}", told):
+            _explain(error, run.rank)
+        else:
+            time.sleep(GRACE_SECONDS)
+    finally:
+        kind.abort(code)
 
 
 def _give_up(run: Run) -> int:

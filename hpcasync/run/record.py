@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,8 @@ class Record:
 def mark_failed(folder: Path, rank: int, error: str, traceback: str) -> bool:
     """Write FAILED.json unless a peer has; True for the one rank whose failure it tells, which also speaks for all.
 
-    That rank sets the status in run.json too, whichever rank it is: rank 0 may be stuck in a call to it.
+    That rank sets the status in run.json too, whichever rank it is: rank 0 may be stuck in a call to it. Where nothing
+    can be written, every rank that fails speaks.
     """
     entry = json.dumps({"rank": rank, "error": error, "traceback": traceback}, indent=1)
     try:
@@ -114,8 +116,11 @@ def mark_failed(folder: Path, rank: int, error: str, traceback: str) -> bool:
             os.fsync(file.fileno())
     except FileExistsError:
         return False
-    record = Record.take_over(folder)
-    record.finish("failed", record._entries["summary"])
+    except OSError:
+        return True
+    with suppress(OSError, ValueError, LookupError):  # the disk is full, or run.json is damaged
+        record = Record.take_over(folder)
+        record.finish("failed", record._entries["summary"])
     return True
 
 

@@ -29,10 +29,12 @@ class Kind:
     Attributes:
         enter: (body, options) -> exit code. Calls ``body(world, library)`` once per rank of this process.
         abort: ends all ranks with this exit code, whatever they are doing.
+        failures: what ends all ranks when one raises it. Other exceptions only unwind a simulated rank that is dead.
     """
 
     enter: Callable[[Callable[[World, str], int], Options], int]
     abort: Callable[[int], NoReturn]
+    failures: type[BaseException] | tuple[type[BaseException], ...] = BaseException
 
 
 def _enter_mpi(body: Callable[[World, str], int], options: Options) -> int:
@@ -105,6 +107,6 @@ def _with_faults(world: World, options: Options) -> World:
 
 KINDS = {
     "mpi": Kind(_enter_mpi, _abort_mpi),
-    "sim": Kind(_enter_sim, sys.exit),
+    "sim": Kind(_enter_sim, sys.exit, (Exception, SystemExit, KeyboardInterrupt)),
     "horovod": Kind(_enter_horovod, _abort_mpi),
 }
