@@ -11,6 +11,7 @@ from torch import nn
 from hpcasync.replica import Replica
 from hpcasync.run.metrics import better
 from hpcasync.strategies import Strategy
+from hpcasync.strategies.guard import check_parameters
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 """A model in evaluation mode, without gradients, to {metric: value}. The first metric is what --target is about."""
@@ -28,9 +29,14 @@ class Evaluation:
         self.last: dict[str, float] = {}
 
     def run(self) -> dict[str, float]:
-        """Evaluate now; the metrics are kept in ``last``."""
+        """Evaluate now; the metrics are kept in ``last``.
+
+        Raises:
+            RunFailure: the parameters are not finite.
+        """
         self._copy.load_vector(self._strategy.result())
         self._copy.load_constants(self._strategy.replica.constants)
+        check_parameters(pair.params for pair in self._copy.pairs)
         self._copy.model.eval()
         with torch.no_grad():
             self.last = {name: float(value) for name, value in self._evaluate(self._copy.model).items()}

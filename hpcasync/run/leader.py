@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Sequence
 
 from hpcasync.launch import environment
@@ -13,6 +12,7 @@ from hpcasync.run.metrics import Totals, better, metric, summarize
 from hpcasync.run.options import Options
 from hpcasync.run.progress import Progress, closing
 from hpcasync.run.record import Record
+from hpcasync.run.say import say
 from hpcasync.strategies import Strategy
 
 
@@ -47,7 +47,7 @@ class Leader:
         """Tell that the run goes on without ranks ``dead``."""
         self.record.lose(dead, survivors, seconds)
         names, rest = (", ".join(map(str, ranks)) for ranks in (dead, survivors))
-        _say(f"{LOST}rank {names} after {seconds:.1f} s; going on with {rest}")
+        say(f"{LOST}rank {names} after {seconds:.1f} s; going on with {rest}")
 
     def conclude(self, everyone: list[Totals], interrupted: int) -> None:
         """Write the summary and the outcome."""
@@ -59,7 +59,7 @@ class Leader:
         if interrupted:
             reason = f"stopped by {signal.Signals(interrupted).name}"
             self.record.finish("interrupted", summary)
-            _say(f"{STOPPED}{signal.Signals(interrupted).name}; --resume --name {folder.name} goes on")
+            say(f"{STOPPED}{signal.Signals(interrupted).name}; --resume --name {folder.name} goes on")
         else:
             reason = "done"
             self.record.finish("done", summary)
@@ -70,8 +70,4 @@ class Leader:
 def tell_launcher_done() -> None:
     """To `hpcasync run`, which believes no exit code."""
     if environment.expected_ranks() is not None:
-        _say(DONE)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        say(DONE)

@@ -63,6 +63,7 @@ class Totals:
     staleness_sum: float = 0.0
     staleness_max: int = 0
     dropped: int = 0  # gradients that were computed and never applied
+    non_finite: int = 0  # steps whose gradient was dropped because it, or the loss, was not finite
     interrupted: int = 0  # the signal that asked this rank to end
 
     def gather(self, world: World) -> list[Totals]:
@@ -95,6 +96,7 @@ def summarize(everyone: list[Totals]) -> dict[str, dict[str, Any]]:
         "staleness_mean": metric(staleness / contributions if contributions else 0.0, "", "lower"),
         "staleness_max": metric(max(int(rank.staleness_max) for rank in everyone), "", "lower"),
         "dropped": metric(sum(int(rank.dropped) for rank in everyone), "", "lower"),
+        "non_finite": metric(sum(int(rank.non_finite) for rank in everyone), "", "lower"),
         "wait_share": metric(sum(shares) / len(shares) if shares else 0.0, "", "lower"),
         "steps": metric(sum(int(rank.steps) for rank in everyone), "", "higher"),
     }

@@ -16,6 +16,7 @@ from hpcasync.faults import parse_kill, parse_slow
 from hpcasync.laws import parse_law
 from hpcasync.run.trace import Contribution, read_traces
 from hpcasync.strategies import parse_strategy
+from hpcasync.strategies.guard import NonFinite
 
 
 @dataclass(kw_only=True)
@@ -64,6 +65,8 @@ class Options:
     """Have a rank die in a step, e.g. 2:20: under `hpcasync run` with Open MPI, or simulated, the others go on."""
     step_seconds: Annotated[float, arg(metavar="S")] = 0.0
     """Least duration of a step before --slow and --jitter (0 with --world sim means 1)."""
+    non_finite: NonFinite = "drop"
+    """A loss or gradient with a NaN or an infinity: leave it out and count it, stop the run, or do not look."""
     trace: Annotated[bool, FlagCreatePairsOff] = False
     """Write down what every rank hands in and when, for `hpcasync replay`."""
     replay: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None

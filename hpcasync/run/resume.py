@@ -22,7 +22,7 @@ from hpcasync.run.record import create_folder, has_failed
 from hpcasync.strategies import Strategy
 
 # What may differ from the attempt before: where things are, what goes wrong ...
-_FREE = frozenset({"resume", "results", "data", "threads", "kill", "checkpoint_every"})
+_FREE = frozenset({"resume", "results", "data", "threads", "kill", "checkpoint_every", "non_finite"})
 # ... and, until the run is done, when it stops.
 _FREE_UNTIL_DONE = _FREE | {"epochs", "steps", "seconds", "target", "evaluate_every"}
 
@@ -160,7 +160,7 @@ class Saved:
             return Totals(steps=totals.steps), standing
         strategy.staleness.histogram = Counter(self.state["staleness"]["histogram"])
         strategy.staleness.last = self.state["staleness"]["last"]
-        strategy.dropped = totals.dropped
+        strategy.dropped, strategy.guard.dropped = totals.dropped, totals.non_finite
         drawn = self.state["random"]
         torch.set_rng_state(drawn["torch"])
         position, has_gauss, gauss = drawn["numpy_position"]

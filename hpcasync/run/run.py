@@ -29,8 +29,10 @@ from hpcasync.run.provenance import Origin, everyones_hosts
 from hpcasync.run.record import Record, has_failed
 from hpcasync.run.recovery import recover, share_optimizer_state
 from hpcasync.run.resume import Opening, Saved, capture, find_run, take_folder
+from hpcasync.run.say import warn
 from hpcasync.run.stop import Signals, Stop
 from hpcasync.strategies import Strategy, adopt, parse_strategy
+from hpcasync.strategies.guard import check_parameters
 from hpcasync.world import RankFailed, World
 
 Batch = TypeVar("Batch")
@@ -139,8 +141,9 @@ class Run:
             self.world.computed(computed)
             self._totals.compute_seconds += self.world.now() - self._began
             handed_in_seconds = self._seconds()
-            self.strategy.step()
-            self._note_step(float(loss.detach()))
+            value = float(loss.detach())
+            self.strategy.step(value)
+            self._note_step(value)
             self._notes.contribution(self._totals.steps, self._samples, handed_in_seconds, self.strategy.staleness)
             every = self.options.evaluate_every
             if every is not None and self._totals.steps % every == 0:
@@ -206,6 +209,9 @@ class Run:
     def _count_contributions(self) -> None:
         staleness, totals = self.strategy.staleness, self._totals
         totals.dropped = self.strategy.dropped
+        if self.strategy.guard.dropped > totals.non_finite == 0:
+            warn(f"rank {self.rank}: a loss or gradient is not finite in step {totals.steps}; it is left out")
+        totals.non_finite = self.strategy.guard.dropped
         totals.staleness_count, totals.staleness_max = staleness.count, staleness.max
         totals.staleness_sum = staleness.mean * staleness.count
 
@@ -283,6 +289,7 @@ class Run:
         """Collective. Write a checkpoint, named by the leading rank's ``step``; what is in it of this rank."""
         assert self.folder is not None
         standing = dataclasses.replace(self._feed.standing, seconds=seconds)
+        check_parameters(pair.params for pair in self.strategy.replica.pairs)
         state = capture(self.strategy, self._totals, standing)
         write(self.world, self.folder, step, state, self._members)
         return state
@@ -290,6 +297,7 @@ class Run:
     def _build(self, world: World) -> None:
         """Collective. The strategy and the way to stop."""
         self.strategy: Strategy = self._choice.build(self._trained[0], world, self._trained[1])
+        self.strategy.guard.mode = self.options.non_finite
         self._stop = Stop(world, self.options, self._signals, self.strategy.ahead)
 
     def _lead(self, record: Record) -> None:
@@ -329,6 +337,7 @@ class Run:
         self._build(world)
         share_optimizer_state(world, optimizer)
         self.strategy.staleness, self.strategy.dropped = before.staleness, before.dropped
+        self.strategy.guard = before.guard
         if stopped:
             self._stop.tell_all()
         return members

@@ -62,8 +62,9 @@ class Basgd(Strategy):
         world.barrier()
 
     def _step(self) -> None:
-        for part in self._parts:
-            part.collect()
+        if self.contributes:
+            for part in self._parts:
+                part.collect()
         self.replica.zero_grads()
         self._serve()
         self._look()

@@ -92,7 +92,7 @@ class Dana(Strategy):
     def _step(self) -> None:
         for part in self._parts:
             part.begin_update()
-        self.optimizer.step()
+        self._update_own()
         self.replica.zero_grads()
         self.staleness.record(self._version() - self._read)
         if self.world.size > 1:

@@ -95,7 +95,7 @@ class Downpour(Strategy):
             ]
 
     def _step(self) -> None:
-        self.optimizer.step()
+        self._update_own()
         self.replica.zero_grads()
         self._unpushed += 1
         steps = self.clock.steps + 1

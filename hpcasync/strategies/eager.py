@@ -81,7 +81,9 @@ class Eager(Strategy):
         self.world.barrier()  # nobody joins a round before it knows how
 
     def _step(self) -> None:
-        if type(self.policy) is Policy or self._judge():
+        if not self.contributes:
+            pass  # the rounds go on without it
+        elif type(self.policy) is Policy or self._judge():
             self.replica.pairs[0].message[-1] = 1
             self._read.append(self._version)
             self.replica.recycle(self._rounds.contribute(self.replica.renew_grads()))

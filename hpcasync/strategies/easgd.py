@@ -101,7 +101,7 @@ class Easgd(Strategy):
         super().load_state_dict(state)
 
     def _descend(self) -> None:
-        self.optimizer.step()
+        self._update_own()
 
     def _exchange(self) -> None:
         """Pull the center, give way to the force, and have the center give way to it, too."""

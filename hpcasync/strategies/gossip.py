@@ -126,7 +126,7 @@ class Sgp(Gossip):
         """The optimizer's step on x with the gradient at z."""
         for part, pair in enumerate(self.replica.pairs):
             pair.flat.data = self._push_sum.x(part)
-        self.optimizer.step()
+        self._update_own()
         for pair in self.replica.pairs:
             pair.flat.data = pair.params
         self.replica.zero_grads()

@@ -88,6 +88,7 @@ class LayUp(Sgp):
         """The optimizer's step on the bucket's x, and its shares on their way."""
         number = self._number[bucket]
         bucket.pair.adopt_strays(bucket.first, bucket.stop)
+        self.guard.clean(bucket.pair.grads[bucket.start_element : bucket.stop_element])
         own, groups = set(bucket.tensors), self.optimizer.param_groups
         all_params = [group["params"] for group in groups]
         for group, params in zip(groups, all_params, strict=True):

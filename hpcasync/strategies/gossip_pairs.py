@@ -43,7 +43,7 @@ class AdPsgd(Gossip):
         for peer in topology.bipartite(self.world.rank, self.world.size, self._steps):
             self._exchange(peer)
         self._merge()
-        self.optimizer.step()
+        self._update_own()
         self.replica.zero_grads()
         self._steps += 1
 

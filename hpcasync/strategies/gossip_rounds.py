@@ -98,7 +98,7 @@ class DPsgd(Gossip):
     def _step(self) -> None:
         self._counts.local[_MADE] = self._steps + 1
         self._mix()
-        self.optimizer.step()
+        self._update_own()
         self.replica.zero_grads()
         self.staleness.record(0)
 

@@ -41,8 +41,10 @@ class Hogwild(Strategy):
         self._share()
 
     def _step(self) -> None:
-        self.optimizer.step()
+        self._update_own()
         self.replica.zero_grads()
+        if not self.contributes:
+            return
         made = int(self._board.sum())
         self.staleness.record(made - self._read)
         self._board[self.world.rank] += 1

@@ -83,7 +83,7 @@ class Local(Strategy):
             fragment.reduction = compression.reduction(layouts, self.world.size)
 
     def _step(self) -> None:
-        self.optimizer.step()
+        self._update_own()
         self.replica.zero_grads()
         for fragment in self._fragments:
             fragment.fresh = True

@@ -57,7 +57,7 @@ class DelayedNesterov(Roaming):
         world.barrier()
 
     def _step(self) -> None:
-        self.optimizer.step()
+        self._update_own()
         self.replica.zero_grads()
         self._since += 1
         if self._since >= self._steps_now():

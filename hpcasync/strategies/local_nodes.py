@@ -97,7 +97,7 @@ class Halos(Roaming):
         world.barrier()
 
     def _step(self) -> None:
-        self.optimizer.step()
+        self._update_own()
         self.replica.zero_grads()
         self._since += 1
         if self._since == self.period:

@@ -169,6 +169,7 @@ class Neuron(Strategy):
         gradient, tensor.grad = tensor.grad, None
         if gradient is None or tensor not in self._places:
             return
+        self.guard.clean(gradient)
         layer, place = self._places[tensor]
         self.peak_gradient_bytes = max(self.peak_gradient_bytes, gradient.nbytes + self._selection.gradient_bytes)
         self._selection.take(layer, place, gradient)

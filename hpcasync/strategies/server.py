@@ -86,11 +86,14 @@ class Server(Strategy):
     _parse = staticmethod(parse_policy)
 
     def _step(self) -> None:
-        self._unpushed += 1
+        if self.contributes:
+            self._unpushed += 1
+        else:  # the buffers that hold it hold the gradients that wait for it to be pushed, too
+            self._drop()
         lasted_seconds = self.world.now() - self._began
         if self.clock.steps == 0 and self.warmup and self.world.rank > 0:
             self._let_rank_0_begin()
-        elif (self.clock.steps + 1) % self.push == 0:
+        elif (self.clock.steps + 1) % self.push == 0 and self._unpushed:
             self._await_update(self._contribute(), lasted_seconds)
         self.clock.advance()
         self.clock.gate()

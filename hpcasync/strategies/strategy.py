@@ -14,6 +14,7 @@ from hpcasync.clock import Staleness
 from hpcasync.compression import Compression
 from hpcasync.reduction import Layout, Reduction
 from hpcasync.replica import Flat, Replica
+from hpcasync.strategies.guard import Guard
 from hpcasync.world import Window, World
 
 
@@ -27,6 +28,8 @@ class Strategy(ABC):
         replicated: True where all ranks make the same updates in the same order, each on its own replica.
         sends_in_backward: True where gradients leave inside backward(), by the time :meth:`step` is called.
         ahead: by how many steps ranks can be ahead of each other; None where each goes at its own speed.
+        guard: keeps gradients that are not finite from leaving this rank.
+        contributes: False in a step whose gradient the guard has dropped: it is zero, and must not be counted.
         dropped: contributions of this rank that were computed and will never be applied.
         compresses: what :meth:`compress` takes, by the names of ``hpcasync.compression``.
         reduction: how one gradient of each rank becomes one of all, in strategies that do this.
@@ -41,6 +44,7 @@ class Strategy(ABC):
         self.replica, self.world, self.optimizer = replica, world, optimizer
         self.staleness = Staleness()
         self.dropped = 0
+        self.guard, self.contributes = Guard(), True
         self.reduction = Reduction()
         for tensor in replica.constants.values():
             agreed = tensor.contiguous()  # the tensor itself, unless it is channels_last or transposed
@@ -62,7 +66,7 @@ class Strategy(ABC):
         layouts = [Layout.of(pair) for pair in self.replica.pairs]
         self.reduction = compression.reduction(layouts, self.world.size)
 
-    def step(self) -> None:
+    def step(self, loss: float = 0.0) -> None:
         """Called after ``backward()``, in place of ``optimizer.step()``. Leaves zeroed gradients behind.
 
         Every gradient of every strategy passes here before anything is done with it, so what has to be checked or
@@ -71,11 +75,28 @@ class Strategy(ABC):
         """
         if not self.sends_in_backward:
             self.replica.adopt_strays()
+            self.contributes = self.guard.admit([pair.grads for pair in self.replica.pairs], loss)
+            if not self.contributes:
+                self._drop_step()
         self._step()
+        self.guard.end_step()
 
     @abstractmethod
     def _step(self) -> None:
         """What the algorithm makes of the gradient that lies in the replica's buffers."""
+
+    def _drop_step(self) -> None:
+        """Forget this step's gradient, and what its batch has done to running statistics, if they can be had again."""
+        self.replica.zero_grads()
+        self.dropped += 1
+        for flat, window in zip(self.replica.buffers, self._buffer_windows, strict=True):
+            if flat.memory.isnan().any():  # an infinity may be meant, as in a mask
+                flat.memory.copy_(self._mean_over_ranks([flat], [window], skip_nan=True)[0])
+
+    def _update_own(self) -> None:
+        """The optimizer's step with this rank's own gradient, unless that has been dropped."""
+        if self.contributes:
+            self.optimizer.step()
 
     @abstractmethod
     def drain(self) -> None:
@@ -96,7 +117,7 @@ class Strategy(ABC):
         One-sided: any rank may call it at any time; it costs the others nothing, and training may go on.
         """
         with torch.no_grad():
-            buffers = self._mean_over_ranks(self.replica.buffers, self._buffer_windows)
+            buffers = self._mean_over_ranks(self.replica.buffers, self._buffer_windows, skip_nan=True)
             return self.replica.join([*self.parameters(), *buffers])
 
     def state_dict(self) -> dict[str, Any]:
@@ -126,16 +147,23 @@ class Strategy(ABC):
         flat.rebase(window.local)
         return window
 
-    def _mean_over_ranks(self, flats: Iterable[Flat], windows: Iterable[Window]) -> list[Tensor]:
-        """[(n_i,), ...]: the means of what lies in ``windows``, pulled one rank after the other."""
+    def _mean_over_ranks(
+        self, flats: Iterable[Flat], windows: Iterable[Window], skip_nan: bool = False
+    ) -> list[Tensor]:
+        """[(n_i,), ...]: the means of what lies in ``windows``, pulled one rank after the other.
+
+        With ``skip_nan``, ranks whose part holds a NaN are left out, unless all do.
+        """
         means = []
         for flat, window in zip(flats, windows, strict=True):
-            total, part = torch.zeros_like(flat.memory), torch.empty_like(flat.memory)
+            total, part, count = torch.zeros_like(flat.memory), torch.empty_like(flat.memory), 0
             for rank in range(self.world.size):
                 window.pull(part, rank)
                 window.flush()
-                total.add_(part)
-            means.append(total.div_(self.world.size))
+                if not (skip_nan and part.isnan().any()):
+                    total.add_(part)
+                    count += 1
+            means.append(total.div_(count) if count else part)
         return means
 
 
