@@ -250,7 +250,7 @@ def test_the_summary_by_hand() -> None:
         10, 100, compute_seconds=4.0, wall_seconds=5.0, waited_seconds=1.0, staleness_count=10, staleness_sum=20
     )
     slow = Totals(5, 50, compute_seconds=8.0, wall_seconds=8.0, staleness_count=5, staleness_sum=10, staleness_max=7)
-    slow.dropped = 3
+    slow.dropped, slow.non_finite = 3, 2
     summary = {name: entry["value"] for name, entry in summarize([fast, slow]).items()}
     assert summary == {
         "seconds": 8.0,
@@ -259,6 +259,7 @@ def test_the_summary_by_hand() -> None:
         "staleness_mean": 2.0,
         "staleness_max": 7,
         "dropped": 3,
+        "non_finite": 2,
         "wait_share": 0.1,
         "steps": 15,
     }
