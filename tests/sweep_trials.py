@@ -21,10 +21,10 @@ def space(tmp_path: Path, text: str) -> Space:
     return read_space(path)
 
 
-def study(tmp_path: Path, text: str) -> Study:
+def study(tmp_path: Path, text: str, ranks: int = 4) -> Study:
     folder = Folder(tmp_path / "sweep")
     folder.enter({"sweep": text})
-    return Study(folder, space(tmp_path, text))
+    return Study(folder, space(tmp_path, text), ranks)
 
 
 FAKE = """

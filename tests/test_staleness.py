@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -106,6 +107,24 @@ def test_delay_compensation_is_the_taylor_term():
     g = torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64)
     corrected = parse_policy("dc:0.04", 4).correct(g, now, then, NO_MEMORY)
     assert torch.allclose(corrected, g + 0.04 * g * g * (now - then), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("strength", "left"), [(0.04, 1 - 0.04 / 32), (16, 0.5), (32, 0.0)])
+def test_delay_compensation_takes_the_batch_size_as_its_strength(strength, left):
+    """What is left of the error of stale gradients, in the mean over many batches of 32, is 1 - strength / 32.
+
+    Logistic regression on one feature, at the true x: the label of sample i is 1 with probability p_i = sigmoid(a_i x),
+    so that the mean square of one sample's gradient (p_i - y_i) a_i is the Hessian, the mean of a_i² p_i (1 - p_i).
+    """
+    rng, batches, size, moved = np.random.default_rng(0), 100_000, 32, 1e-3
+    a = torch.from_numpy(rng.normal(size=(batches, size)))
+    p = torch.sigmoid(a)
+    y = (torch.from_numpy(rng.random((batches, size))) < p).double()
+    stale = ((p - y) * a).mean(dim=1)  # a gradient per batch, as if each were an element
+    then = torch.ones(batches, dtype=torch.float64)
+    corrected = parse_policy(f"dc:{strength}", 4).correct(stale, then + moved, then, NO_MEMORY)
+    error = float((a * a * p * (1 - p)).mean()) * moved  # of the stale gradient, by Taylor
+    assert 1 - float((corrected - stale).mean()) / error == pytest.approx(left, abs=0.02 if strength > 1 else 1e-4)
 
 
 def test_adaptive_compensation_is_linear_in_the_gradient():

@@ -19,7 +19,7 @@ from tests.sweep_trials import ROOT, grow_old, space, study
 
 def test_no_more_trials_than_asked_for_and_waiting_ones_first(tmp_path: Path) -> None:
     mine = study(tmp_path, "trials = 3\n[search]\nlr = { low = 0.1, high = 1.0 }")
-    other = Study(Folder(tmp_path / "sweep"), space(tmp_path, (tmp_path / "sweep.toml").read_text()))
+    other = Study(Folder(tmp_path / "sweep"), space(tmp_path, (tmp_path / "sweep.toml").read_text()), 4)
     asked = [mine.ask(), other.ask(), mine.ask()]
     assert [each.trial.number for each in asked if each] == [0, 1, 2]
     assert other.ask() is None
@@ -49,7 +49,7 @@ def test_syncs_rate_first_then_what_follows_from_the_staleness(tmp_path: Path) -
     [search]
     lr = { low = 0.01, high = 1.0, sync = 0.4 }
     [strategy.sync]
-    [strategy.downpour]
+    [strategy.eager]
     bound = [2, 4]
     """
     mine = study(tmp_path, text)
@@ -57,7 +57,7 @@ def test_syncs_rate_first_then_what_follows_from_the_staleness(tmp_path: Path) -
     assert first is not None and second is not None
     assert [(each.parameters["lr"], each.parameters["strategy"]) for each in (first, second)] == [
         (0.4, "sync"),
-        (0.4, "downpour"),
+        (0.4, "eager"),
     ]
     mine.tell(first, Outcome("done", 1.0, staleness=0.0))  # nothing stale: no second trial
     mine.tell(second, Outcome("done", 1.0, staleness=3.0))
@@ -67,13 +67,24 @@ def test_syncs_rate_first_then_what_follows_from_the_staleness(tmp_path: Path) -
     assert [each.number for each in mine.trials] == [0, 1, 2]
 
 
+def test_what_adds_up_begins_with_an_nth_of_syncs_rate(tmp_path: Path) -> None:
+    mine = study(
+        tmp_path, "trials = 2\n[search]\nlr = { low = 0.01, high = 1.0, sync = 0.4 }\n[strategy.hogwild]", ranks=8
+    )
+    first = mine.ask()
+    assert first is not None and first.parameters == {"lr": 0.05, "strategy": "hogwild"}
+    mine.tell(first, Outcome("done", 1.0, staleness=7.0))
+    assert [each.state for each in mine.trials] == [TrialState.COMPLETE]  # the staleness is in its rate already
+    assert "sync's rate / 8 ranks" in table.markdown(mine.trials)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from hpcasync.sweep.folder import Folder
 from hpcasync.sweep.space import read_space
 from hpcasync.sweep.study import Study
-Study(Folder(Path(sys.argv[1])), read_space(Path(sys.argv[2]))).ask()
+Study(Folder(Path(sys.argv[1])), read_space(Path(sys.argv[2])), 4).ask()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

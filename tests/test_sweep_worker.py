@@ -34,7 +34,7 @@ def test_a_worker_that_was_taken_for_dead_gives_up_its_trial(
 
     def sleep(self: Worker, asked: Asked) -> list[str]:
         grow_old(tmp_path / "sweep" / "beats" / asked.name)
-        other = Study(Folder(tmp_path / "sweep"), read_space(tmp_path / "sweep.toml"))
+        other = Study(Folder(tmp_path / "sweep"), read_space(tmp_path / "sweep.toml"), 4)
         taken = other.ask()
         assert taken is not None
         other.tell(taken, Outcome("done", 1.0))
@@ -132,7 +132,7 @@ def test_a_worker_that_is_stopped_leaves_a_checkpoint_and_its_trial(tmp_path: Pa
         worker.send_signal(signal.SIGUSR1)
         assert worker.wait(60) == 85
     assert list((metrics.parent / "ckpt").iterdir())
-    mine = Study(Folder(tmp_path / "results" / "grid"), read_space(tmp_path / "grid.toml"))
+    mine = Study(Folder(tmp_path / "results" / "grid"), read_space(tmp_path / "grid.toml"), 4)
     names = {asked.name: (asked.parameters, asked.resumes) for asked in (mine.ask(), mine.ask()) if asked}
     assert names == {"trial-0000": ({"lr": 0.001}, True), "trial-0001": ({"lr": 0.002}, False)}
     assert mine.ask() is None

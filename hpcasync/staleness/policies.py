@@ -34,8 +34,11 @@ class Ringmaster(Policy):
     """x <- x - gamma g if delay < threshold, else g is dropped.
 
     Maranjyan, Tyurin and Richtárik, "Ringmaster ASGD: The First Asynchronous SGD with Optimal Time Complexity", ICML
-    2025, alg. 4 (https://arxiv.org/abs/2501.16168), with R = ceil(sigma^2 / epsilon) in theory. Algorithm 5 also stops
-    computations whose delay has reached R: see ``Server.renew``. ``threshold`` inf is plain asynchronous SGD.
+    2025, alg. 4 (https://arxiv.org/abs/2501.16168), with R = ceil(sigma^2 / epsilon) in theory: sigma^2 is the variance
+    of a gradient, epsilon the squared norm of f's gradient to be reached. So R does not depend on the number of ranks
+    n, which is the default: with little noise a small R, such as 2, bears a larger step size and is faster, the more so
+    the more ranks there are. Algorithm 5 also stops computations whose delay has reached R: see ``Server.renew``.
+    ``threshold`` inf is plain asynchronous SGD.
     """
 
     threshold: float
@@ -156,8 +159,9 @@ class DelayCompensation(Policy):
 
     Zheng et al., "Asynchronous Stochastic Gradient Descent with Delay Compensation", ICML 2017, eq. 10
     (https://arxiv.org/abs/1609.08326): g ⊙ g stands for the diagonal of the Hessian, as the Fisher information of a
-    likelihood does. That holds for the gradient of one sample. The gradient of a mean over B samples has a square B
-    times smaller (but for the squared mean), so ``strength`` should grow in proportion to the batch size.
+    likelihood does. That holds in expectation, and for the gradient of one sample: E g ⊙ g of a mean over B samples is
+    B times smaller (but for the squared mean). So ``strength`` should be B where the loss is a negative log-likelihood.
+    The default, the paper's 0.04, corrects 0.04 / B of what staleness changes: with batches of 32 a thousandth of it.
     """
 
     strength: float

@@ -13,10 +13,10 @@ from hpcasync.compression import Compression, parse_compression
 from hpcasync.errors import UsageError
 from hpcasync.replica import Replica
 from hpcasync.strategies.strategy import Strategy, adopt
-from hpcasync.strategies.table import FAMILIES, STRATEGIES, Entry, Family
+from hpcasync.strategies.table import ADDING, FAMILIES, STRATEGIES, Entry, Family
 from hpcasync.world import World
 
-__all__ = ["FAMILIES", "STRATEGIES", "Choice", "Entry", "Family", "Strategy", "adopt", "parse_strategy"]
+__all__ = ["ADDING", "FAMILIES", "STRATEGIES", "Choice", "Entry", "Family", "Strategy", "adopt", "parse_strategy"]
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ FAMILIES = (
             ),
             "ringmaster": Entry(
                 Server,
-                "gradients as old as n updates are dropped",
+                "gradients as old as R updates are dropped: n by default, ceil(sigma²/epsilon) in the paper",
                 "Maranjyan et al. 2025, 2501.16168",
                 {"policy": "ringmaster"},
             ),
@@ -183,7 +183,7 @@ FAMILIES = (
             ),
             "dc_asgd": Entry(
                 Server,
-                "gradients corrected for their delay, by a Taylor term",
+                "gradients corrected for their delay, by a Taylor term; say policy=dc:B for batches of B",
                 "Zheng et al. 2017, 1609.08326",
                 {"policy": "dc:0.04"},
             ),
@@ -328,3 +328,10 @@ FAMILIES = (
 )
 
 STRATEGIES: dict[str, Entry] = {name: entry for family in FAMILIES for name, entry in family.entries.items()}
+
+# Where sync averages what n ranks bring, here it adds up: a step size about n times smaller is as long a step.
+ADDING = (
+    *("hogwild", "hogwild_nodes", "downpour", "bsp", "ssp", "server", "downpour_adagrad", "ringmaster"),
+    *("kardam", "dc_asgd", "dc_asgd_a", "dana", "gap_aware", "delay_adaptive"),
+    *("neuron", "neuron_cyclic", "asyscd", "gauss_southwell"),
+)

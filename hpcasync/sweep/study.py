@@ -49,9 +49,9 @@ class Asked:
 
 
 class Study:
-    """The sweep in ``folder``, of ``space``: made if there is none."""
+    """The sweep in ``folder``, of ``space``: made if there is none. Each trial has ``ranks`` ranks."""
 
-    def __init__(self, folder: Folder, space: Space) -> None:
+    def __init__(self, folder: Folder, space: Space, ranks: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._folder, self._space = folder, space
         path = str(folder.journal)
@@ -61,7 +61,7 @@ class Study:
                 optuna.create_study(storage=storage, study_name=NAME)
             self._study = optuna.load_study(storage=storage, study_name=NAME, pruner=optuna.pruners.MedianPruner())
             if not self._study.get_trials(deepcopy=False):
-                self._enqueue_first()
+                self._enqueue_first(ranks)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -110,16 +110,16 @@ class Study:
     def _budget(self) -> int:
         return self._space.trials or len(self._space.combinations())
 
-    def _enqueue_first(self) -> None:
+    def _enqueue_first(self, ranks: int) -> None:
         if self._space.trials is None:
             for parameters in self._space.combinations():
                 self._study.enqueue_trial(parameters)
-        for parameters in rate.pilots(self._space)[: self._space.trials]:
-            self._study.enqueue_trial(parameters, {PILOT: True, RULE: "sync's rate"})
+        for parameters, rule in rate.pilots(self._space, ranks)[: self._space.trials]:
+            self._study.enqueue_trial(parameters, {PILOT: True, RULE: rule})
 
     def _enqueue_reduced(self, pilot: FrozenTrial, staleness: float) -> None:
-        reduced = rate.reduced(self._space, staleness)
-        if reduced != pilot.params[RATE]:
+        reduced = rate.reduced(self._space, pilot.params.get(STRATEGY), staleness)
+        if reduced not in (None, pilot.params[RATE]):
             said = f"sync's rate / (1 + {staleness:.3g})"
             self._study.enqueue_trial(pilot.params | {RATE: reduced}, {RULE: said})
 

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from hpcasync.errors import UsageError
+from hpcasync.launch import environment
 from hpcasync.launch.execute import exit_code
 from hpcasync.launch.words import value_of
 from hpcasync.report.table import significant
@@ -41,7 +42,7 @@ class Worker:
         self._job, self._options, self._ranks, self._launch = job, list(options), ranks, list(launch)
         self._folder.enter({"sweep": space.document, "job": job, "options": self._options, "ranks": ranks})
         self._simulated = value_of(options, "--world") == "sim"
-        self._study = Study(self._folder, space)
+        self._study = Study(self._folder, space, ranks or _default_ranks(options))
 
     def work(self, signals: Signals) -> int:
         """Run trials until none is left: 0, or 1 if one has failed; or until a signal stops one: its exit code.
@@ -99,3 +100,11 @@ class Worker:
             return f"failed: {outcome.reason}{ahead}"
         value = f"{outcome.metric} {outcome.value:.4f} after {significant(outcome.seconds)} s" * bool(outcome.metric)
         return f"{table.STATES[outcome.state]}  {value}{ahead}"
+
+
+def _default_ranks(options: Sequence[str]) -> int:
+    """As `hpcasync run` has it."""
+    simulated = value_of(options, "--ranks")
+    if simulated is not None and simulated.isdigit():
+        return max(1, int(simulated))
+    return sum(group.tasks for group in environment.allocation()) or environment.cores()
