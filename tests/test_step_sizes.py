@@ -9,8 +9,8 @@ from hpcasync.strategies import ADDING, STRATEGIES
 from tests.training import Vectors, build
 
 RANKS, STEPS, LR = 4, 48, 1e-3
-# Adagrad's steps do not depend on the gradients' size; the other two let one rank at a time update a block of neurons.
-NOT_ALIKE = {"downpour_adagrad", "neuron_cyclic", "gauss_southwell"}
+# Adagrad's steps do not depend on the gradients' size; the others update one block of neurons a step.
+NOT_ALIKE = {"downpour_adagrad", "neuron_cyclic", "asyscd", "gauss_southwell"}
 AVERAGING = ("sync", "stale", "robust", "rennala", "basgd", "ringleader", "easgd", "sgp", "adpsgd", "wagma", "local_sgd")
 
 
