@@ -49,13 +49,19 @@ def test_a_measured_run_is_predicted(tmp_path, capsys):
     # it waits no more: the 0.1 s of each step are gone
     assert found["samples_per_second"]["value"] == pytest.approx(8 * (1 + 1 + 1 / 4), rel=0.03)
     assert rate < 8 * (1 + 1 + 1 / 4)
-    assert "measured with 3 ranks" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "measured with 3 ranks" in told
+    assert "left out" not in told
 
 
-def test_what_is_given_goes_before_what_was_measured(tmp_path):
+def test_what_is_given_goes_before_what_was_measured(tmp_path, capsys):
     write_run(tmp_path / "run", [[1.0] * 10, [2.0] * 10])
     found = run(f"--from {tmp_path / 'run'} --ranks 4 --strategy sync --alpha 0 --beta 0 --seconds 50", tmp_path)
     assert found["updates"]["value"] == 25
+    assert (
+        "A step takes what it did with downpour: what sync's exchange costs its rank is left out"
+        in capsys.readouterr().out
+    )
     assert found["samples_per_second"]["value"] == pytest.approx(8 * 4 / 2)
 
 

@@ -11,7 +11,19 @@ from tests.training import Vectors, build
 RANKS, STEPS, LR = 4, 48, 1e-3
 # Adagrad's steps do not depend on the gradients' size; the others update one block of neurons a step.
 NOT_ALIKE = {"downpour_adagrad", "neuron_cyclic", "asyscd", "gauss_southwell"}
-AVERAGING = ("sync", "stale", "robust", "rennala", "basgd", "ringleader", "easgd", "sgp", "adpsgd", "wagma", "local_sgd")
+AVERAGING = (
+    "sync",
+    "stale",
+    "robust",
+    "rennala",
+    "basgd",
+    "ringleader",
+    "easgd",
+    "sgp",
+    "adpsgd",
+    "wagma",
+    "local_sgd",
+)
 
 
 def way(words: str) -> float:

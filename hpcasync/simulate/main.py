@@ -54,6 +54,9 @@ def main(words: Sequence[str]) -> int:
         screen.print(f"{significant(rate or 0.0)} samples/s with {setting.ranks} ranks, {subject}")
         kept = f"{measured.ranks} ranks, {' '.join(measured.strategy)}"
         screen.print(f"{significant(measured.samples_per_second)} samples/s measured with {kept}", highlight=False)
+        if setting.choice.name != measured.strategy[0]:
+            own, other = setting.choice.name, measured.strategy[0]
+            screen.print(f"A step takes what it did with {other}: what {own}'s exchange costs its rank is left out")
     if options.json is not None:
         write_rows(options.json, found)
     return 0

@@ -35,15 +35,17 @@ class Options:
     """So many consecutive ranks share a node (default: all of them), for the strategies that have two levels."""
     compute: Annotated[str | None, arg(metavar="LAW", help_behavior_hint="")] = None
     """The seconds of a step: constant[:VALUE] (the default, 1), sqrt (rank i takes sqrt(i), i = 1..N),
-    exponential[:MEAN], pareto:SHAPE, transient:PROBABILITY:FACTOR or slow:RANK:FACTOR."""
+    exponential[:MEAN], pareto:SHAPE, transient:PROBABILITY:FACTOR or slow:RANK:FACTOR. constant flatters: all ranks
+    hand in at the same moment, in random order."""
     strategy: Annotated[tuple[str, ...] | None, arg(metavar="NAME [K=V ...]", help_behavior_hint="")] = None
     """The strategy and its hyperparameters (default sync), e.g. downpour pull=4 bound=8."""
     run: Annotated[Path | None, arg(name="from", metavar="FOLDER", help_behavior_hint="")] = None
     """A measured run: its step times are the compute law, and its ranks, strategy, duration and network the defaults.
-    Says samples per second too."""
+    Says samples per second too. A step includes the measured strategy's own work for the exchange; another --strategy's
+    is left out, and one that does more of it comes out too fast."""
     lr: Annotated[str | None, arg(metavar="X|auto", help_behavior_hint="")] = None
-    """The step size; auto takes that of the grid 2^(k/2) which reaches the tolerance first (default: auto with --until,
-    else 1/(L N) for N ranks)."""
+    """The step size; auto takes that of the grid 2^(k/2) which reaches the tolerance first, with this one --seed: another
+    may take several times as long (default: auto with --until, else 1/(L N) for N ranks)."""
     until: Annotated[float | None, arg(metavar="TOL", help_behavior_hint="")] = None
     """Stop when f - f* is at most TOL times what it was at the start (default: go on for --seconds)."""
     seconds: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
