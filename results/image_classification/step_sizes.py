@@ -1,6 +1,6 @@
 """Train with every step size of a grid, on simulated ranks, with several seeds: seconds to the target of each.
 
-    python results/image_classification/step_sizes.py > results/image_classification/step_sizes.json
+    python results/image_classification/step_sizes.py step_sizes.json        # make step-sizes
 
 Each training is a run of jobs/image_classification.py with the options below, and is the same every time. About
 ten minutes of one core.
@@ -8,7 +8,6 @@ ten minutes of one core.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 import tempfile
@@ -31,12 +30,11 @@ def seconds_to_target(strategy: str, rate: float, seed: int, results: Path) -> f
     """None if the target is not reached."""
     name = f"{strategy}-{rate}-{seed}"
     words = f"{OPTIONS} --target {TARGET} --strategy {strategy} --lr {rate} --seed {seed} --results {results} --name {name}"
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            main(train, ImageClassification, words.split())
-        except SystemExit as end:
-            if end.code:
-                raise
+    try:
+        main(train, ImageClassification, words.split())
+    except SystemExit as end:
+        if end.code:
+            raise
     found = json.loads((results / name / "run.json").read_text())["summary"].get("seconds_to_target")
     return found and found["value"]
 
@@ -51,4 +49,5 @@ with tempfile.TemporaryDirectory() as folder:
         for strategy in STRATEGIES
         for rate in RATES
     ]
-print(json.dumps({"options": OPTIONS, "target": TARGET, "seeds": list(SEEDS), "rows": rows}, indent=1))
+document = {"options": OPTIONS, "target": TARGET, "seeds": list(SEEDS), "rows": rows}
+Path(sys.argv[1]).write_text(json.dumps(document, indent=1) + "\n")
