@@ -16,7 +16,7 @@ from tyro.conf import Positional, arg
 
 from hpcasync.arguments import parse
 from hpcasync.staleness import parse_policy
-from hpcasync.strategies import FAMILIES, STRATEGIES, Entry, parse_strategy
+from hpcasync.strategies import ADDING, FAMILIES, STRATEGIES, Entry, parse_strategy
 
 PLAIN_COLUMNS = 150  # where output is not a terminal
 
@@ -77,6 +77,14 @@ ADVICE = (
     ),
 )
 
+STEP_SIZES = (
+    "Most strategies average what n ranks bring, as `sync` does, and take `sync`'s step size. In these it adds up, and "
+    f"an n-th makes as long a step: {', '.join(f'`{name}`' for name in ADDING)}. Staleness asks for less: with a mean "
+    "staleness s, down to `sync`'s step size / (1 + s). So does `eager` (and `solo`) beside a slow rank, where a round "
+    "averages few gradients, and late ones: begin with a quarter. Compare two strategies only with the best step size "
+    "of each: `hpcasync sweep` begins its search with this rule."
+)
+
 
 @dataclass(kw_only=True)
 class Options:
@@ -105,6 +113,8 @@ def strategies(words: Sequence[str]) -> int:
     for advice in ADVICE:
         console.print(f"[bold]{advice.disease}[/bold]: {', '.join(advice.take)}", highlight=False)
         console.print(advice.why.replace("`", "") + "\n", highlight=False)
+    console.print("[bold]step sizes[/bold]", highlight=False)
+    console.print(STEP_SIZES.replace("`", ""), highlight=False)
     return 0
 
 
@@ -130,8 +140,10 @@ def in_full(name: str) -> str:
         policy = type(parse_policy(str(entry.preset["policy"]), 2))
         parts.append(f"Its policy, {entry.preset['policy']}: {inspect.getdoc(policy)}")
     codecs = ", ".join(entry.cls.compresses) or "nothing"
+    step_size = "an n-th of that of sync, for n ranks" if name in ADDING else "that of sync"
     parts.append(
         f"exchanges: {family.exchanges}\noptions:   {_options(entry) or 'none'}\n--compress: {codecs}\n"
+        f"step size: {step_size}, less under staleness\n"
         f"papers:    {papers(entry)}"
     )
     return "\n\n".join(parts)

@@ -25,6 +25,7 @@ def test_the_table_has_every_strategy_its_options_and_its_papers(capsys):
         assert family.name in told
     for advice in guide.ADVICE:
         assert advice.disease in told
+    assert "an n-th makes as long a step: hogwild" in told
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -42,8 +43,14 @@ def test_a_policy_is_explained_where_it_makes_the_algorithm():
     assert "--compress: fp16, bf16, int8, sign, topk, powersgd" in guide.in_full("sync")
 
 
+def test_a_strategy_in_full_says_how_large_a_step_it_takes():
+    assert "step size: an n-th of that of sync, for n ranks" in guide.in_full("hogwild")
+    assert "step size: that of sync" in guide.in_full("eager")
+
+
 def test_the_readme_has_the_same_guide_and_the_same_papers():
     assert guide.markdown() in README, "README.md: put hpcasync.guide.markdown() into the guide's section"
+    assert guide.STEP_SIZES in README, "README.md: put hpcasync.guide.STEP_SIZES into the section on step sizes"
     for name, entry in STRATEGIES.items():
         row = next(line for line in README.splitlines() if line.startswith(f"| `{name}` |"))
         for paper in entry.papers.split("; "):

@@ -44,8 +44,8 @@ class Options:
     Says samples per second too. A step includes the measured strategy's own work for the exchange; another --strategy's
     is left out, and one that does more of it comes out too fast."""
     lr: Annotated[str | None, arg(metavar="X|auto", help_behavior_hint="")] = None
-    """The step size; auto takes that of the grid 2^(k/2) which reaches the tolerance first with this --seed; with another
-    it may take several times as long (default: auto with --until, else 1/(L N) for N ranks)."""
+    """The step size; auto takes that of the grid 2^(k/2) which reaches the tolerance first with this --seed; another
+    may take several times as long (default: auto with --until, else 1/(L N) for N ranks)."""
     until: Annotated[float | None, arg(metavar="TOL", help_behavior_hint="")] = None
     """Stop when f - f* is at most TOL times what it was at the start (default: go on for --seconds)."""
     seconds: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
