@@ -24,7 +24,7 @@ from torch import nn
 from hpcasync.data import Shard, load_images
 from hpcasync.models import CNN, MLP
 from hpcasync.replica import Replica
-from hpcasync.run import Options, Run, main
+from hpcasync.run import Metric, Options, Run, main
 
 
 @dataclass
@@ -53,7 +53,7 @@ def train(run: Run, job: ImageClassification) -> None:
         accuracy = (logits.argmax(dim=1) == images.test_y).float().mean()
         return {"accuracy": accuracy.item(), "loss": F.cross_entropy(logits, images.test_y).item()}
 
-    run.start(replica, optimizer, evaluate)
+    run.start(replica, optimizer, evaluate, metric=Metric("accuracy", better="higher"))
     for x, y in run.steps(loader):
         loss = F.cross_entropy(model(x), y)
         loss.backward()

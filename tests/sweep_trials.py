@@ -37,6 +37,7 @@ signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
 signal.signal(signal.SIGUSR1, lambda number, frame: ended.append(number))
 def write(status, config, summary):
     document = {"schema": "hpcasync.run/1", "name": "fake", "job": "fake", "status": status, "config": config,
+                "metrics": [{"name": "accuracy", "better": "higher"}, {"name": "loss", "better": "lower"}],
                 "strategy": {"name": "sync", "options": {}}, "world": {"kind": "mpi", "size": 1},
                 "summary": {name: {"value": value} for name, value in summary.items()}}
     (folder / "run.json").write_text(json.dumps(document))
@@ -83,6 +84,10 @@ CASES = {
     "refused": (
         'sys.exit(print("hpcasync: error: --lr -1: it must be a positive number", file=sys.stderr) or 2)',
         Outcome("failed", reason="error: --lr -1: it must be a positive number", code=2),
+    ),
+    "undeclared": (
+        'write("running", {}, {}); evaluate(1, 1.0, {"auc": 0.5}); wait()',
+        Outcome("failed", reason="sweep: the job does not declare whether auc should be high or low", code=2),
     ),
     "silent": ("sys.exit(3)", Outcome("failed", reason="ended with exit code 3", code=3)),
     "torn": ('(folder / "DONE").touch()', Outcome("failed", reason="the run is done, but")),

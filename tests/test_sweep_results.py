@@ -25,7 +25,10 @@ def done(number: int, cost: float, params: dict[str, Any], seconds: float = 1.0)
         else optuna.distributions.FloatDistribution(0.0, 100.0)
         for name, value in params.items()
     }
-    attributes = {"folder": f"trial-{number:04d}", "outcome": {"state": "done", "metric": "accuracy", "value": -cost}}
+    attributes = {
+        "folder": f"trial-{number:04d}",
+        "outcome": {"state": "done", "metric": "accuracy", "better": "higher", "value": -cost},
+    }
     trial = create_trial(value=cost, params=params, distributions=kinds, user_attrs=attributes)
     trial.number = number
     return trial
@@ -69,7 +72,7 @@ def test_nothing_beats_the_front(curves: dict[int, list[tuple[float, float]]], m
         return one[0] <= other[0] and no_worse and one != other
 
     everything = [point for curve in curves.values() for point in curve]
-    found = [(seconds, value) for seconds, value, _ in plot.front(curves, metric)]
+    found = [(seconds, value) for seconds, value, _ in plot.front(curves, metric == "accuracy")]
     assert found
     assert set(found) == {point for point in everything if not any(beats(other, point) for other in everything)}
 
@@ -91,7 +94,7 @@ def evaluated(tmp_path: Path) -> Iterator[Path]:
 def test_plots_are_drawn_from_the_runs_evaluations(evaluated: Path, metric: str) -> None:
     trials = [done(number, -0.9, {"strategy": "sync", "lr": float(number)}) for number in range(3)]
     for trial in trials:
-        trial.user_attrs["outcome"]["metric"] = metric
+        trial.user_attrs["outcome"] |= {"metric": metric, "better": "higher" if metric == "accuracy" else "lower"}
     plot.pareto(trials, evaluated, simulated=True)
     plot.importance({"all trials": {"lr": 0.75, "batch_size": 0.25}}, evaluated)
     drawn = (evaluated / "pareto.svg").read_text()

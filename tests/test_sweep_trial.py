@@ -34,7 +34,7 @@ class Reports:
 
 def test_a_tick_shows_the_last_evaluation_up_to_then() -> None:
     reports = Reports()
-    curve = Curve(reports, by_seconds=True)
+    curve = Curve(reports, by_seconds=True, better="higher")
     assert not curve.add(Evaluation(1, 1.0, {"accuracy": 0.25, "loss": 9.0}))
     assert not curve.add(Evaluation(2, 1.0, {"accuracy": 0.99}))  # there before: a resumed run's
     assert not curve.add(Evaluation(3, 3.0, {"accuracy": 0.5}))
@@ -48,7 +48,7 @@ def test_a_tick_shows_the_last_evaluation_up_to_then() -> None:
 
 def test_without_a_limit_in_seconds_evaluations_are_counted() -> None:
     reports = Reports(prune_at=2)
-    curve = Curve(reports, by_seconds=False)
+    curve = Curve(reports, by_seconds=False, better="lower")
     assert not curve.add(Evaluation(1, 70.0, {"loss": 3.0}))
     assert curve.add(Evaluation(2, 90.0, {"loss": 2.0}))
     assert reports.told == [(0, 3.0), (1, 3.0), (2, 2.0)]
@@ -56,7 +56,7 @@ def test_without_a_limit_in_seconds_evaluations_are_counted() -> None:
 
 def test_a_metric_that_is_no_number_ends_the_trial() -> None:
     reports = Reports()
-    curve = Curve(reports, by_seconds=False)
+    curve = Curve(reports, by_seconds=False, better="lower")
     assert curve.add(Evaluation(1, 1.0, {"loss": math.nan}))
     assert curve.has_diverged
     assert not reports.told
@@ -78,7 +78,7 @@ def test_what_becomes_of_a_trial(case: str, tmp_path: Path) -> None:
     for name in ("state", "cost", "metric", "value", "seconds", "staleness", "code"):
         assert repr(getattr(found, name)) == repr(getattr(expected, name)), name
     assert found.reason.startswith(expected.reason)
-    assert found.refused == (case == "refused")
+    assert found.refused == (case in ("refused", "undeclared"))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 85), (signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -14,7 +15,7 @@ from tyro.conf import arg
 
 from hpcasync.errors import UsageError
 from hpcasync.replica import Replica
-from hpcasync.run import Options, Run, main
+from hpcasync.run import Metric, Options, Run, main
 
 BATCHES = 8
 
@@ -29,6 +30,12 @@ class Tiny(Options):
     """Which; -1 means all."""
     when: Literal["early", "late"] = "late"
     """Before run.start(), or in the third step."""
+    metric: Literal["loss", "auc", "none", "absent"] = "loss"
+    """What it declares: its loss, an area that grows as the loss falls, nothing, or what evaluate() does not return."""
+
+    def metrics(self) -> Sequence[Metric]:
+        known = {"loss": Metric("loss", better="lower"), "auc": Metric("auc", unit="%", better="higher")}
+        return [] if self.metric == "none" else [known.get(self.metric, Metric(self.metric, better="higher"))]
 
 
 def fail_perhaps(run: Run, job: Tiny, when: str) -> None:
@@ -61,9 +68,10 @@ def train(run: Run, job: Tiny) -> None:
     def evaluate(model: nn.Module) -> dict[str, float]:
         assert not model.training
         assert not torch.is_grad_enabled()
-        return {"loss": float(model(torch.ones(1, 3)).pow(2))}
+        loss = float(model(torch.ones(1, 3)).pow(2))
+        return {"loss": loss, "auc": 100 / (1 + loss)}
 
-    run.start(replica, optimizer, evaluate)
+    run.start(replica, optimizer, evaluate, metric=job.metrics())
     for x in run.steps(batches):
         if run.strategy.staleness.count >= 2:
             fail_perhaps(run, job, "late")

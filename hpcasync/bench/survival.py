@@ -18,7 +18,7 @@ from torch import nn
 from hpcasync.data import Shard, load_images
 from hpcasync.models import MLP
 from hpcasync.replica import Replica
-from hpcasync.run import Options, Run, main
+from hpcasync.run import Metric, Options, Run, main
 
 MEASURE = "survival"
 KILLED, UNDISTURBED = "killed", "undisturbed"  # cases
@@ -74,9 +74,9 @@ def train(run: Run, job: Options) -> None:
     optimizer = torch.optim.SGD(replica.parameters(), lr=job.lr, momentum=0.5, fused=True)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        return {"accuracy": (model(images.test_x).argmax(dim=1) == images.test_y).float().mean().item()}
+        return {ACCURACY: (model(images.test_x).argmax(dim=1) == images.test_y).float().mean().item()}
 
-    run.start(replica, optimizer, evaluate)
+    run.start(replica, optimizer, evaluate, metric=Metric(ACCURACY, better="higher"))
     for x, y in run.steps(loader):
         loss = F.cross_entropy(model(x), y)
         torch.autograd.backward(loss)

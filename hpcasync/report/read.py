@@ -133,6 +133,15 @@ def read_run(folder: Path, metrics: bool = True) -> RunRecord:
     )
 
 
+def direction(document: dict[str, Any], metric: str) -> str:
+    """Which values of a job's metric are better by its run.json, "higher" or "lower"; empty if it does not say."""
+    entries = document.get("metrics")
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict) and entry.get("name") == metric and entry.get("better") in ("higher", "lower"):
+            return str(entry["better"])
+    return ""
+
+
 def _take(document: dict[str, Any], key: str, kind: type, path: Path) -> Any:
     value = document.get(key)
     if not isinstance(value, kind) or isinstance(value, bool):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
+from typing import Any
 
 from hpcasync.launch import environment
 from hpcasync.launch.boxes import DONE, LOST, STOPPED
 from hpcasync.run.evaluation import Evaluate, Evaluation
-from hpcasync.run.metrics import Totals, better, metric, summarize
+from hpcasync.run.metrics import Metric, Totals, figure, summarize
 from hpcasync.run.options import Options
 from hpcasync.run.progress import Progress, closing
 from hpcasync.run.record import Record
@@ -20,19 +21,28 @@ class Leader:
     """The rank that is 0 in the World: the first of the survivors takes over when it dies.
 
     Args:
-        evaluate: see :meth:`hpcasync.run.Run.start`.
+        evaluate, metrics: see :meth:`hpcasync.run.Run.start`.
         rank: its number at the start.
     """
 
-    def __init__(self, record: Record, options: Options, strategy: Strategy, evaluate: Evaluate, rank: int) -> None:
-        self.record, self._options, self._evaluate, self._rank = record, options, evaluate, rank
+    def __init__(
+        self,
+        record: Record,
+        options: Options,
+        strategy: Strategy,
+        evaluate: Evaluate,
+        metrics: Sequence[Metric],
+        rank: int,
+    ) -> None:
+        self.record, self._options, self._rank = record, options, rank
+        self._evaluate, self._metrics = evaluate, metrics
         self.progress = Progress(" ".join(options.strategy), environment.in_terminal())
         self.follow(strategy)
         self._seconds_to_target: float | None = None
 
     def follow(self, strategy: Strategy) -> None:
         """Evaluate what ``strategy`` would deliver from now on."""
-        self._evaluation = Evaluation(strategy, self._evaluate, self._options.target)
+        self._evaluation = Evaluation(strategy, self._evaluate, self._metrics, self._options.target)
 
     def evaluate(self, totals: Totals, epoch: int, seconds: float) -> tuple[dict[str, float], bool]:
         """Evaluate now: the metrics, and whether they reach the target for the first time."""
@@ -52,9 +62,9 @@ class Leader:
     def conclude(self, everyone: list[Totals], interrupted: int) -> None:
         """Write the summary and the outcome."""
         last = self._evaluation.last
-        summary = {name: metric(value, "", better(name)) for name, value in last.items()} | summarize(everyone)
+        summary = {name: self._judged(name, value) for name, value in last.items()} | summarize(everyone)
         if self._options.target is not None:
-            summary["seconds_to_target"] = metric(self._seconds_to_target, "s", "lower")
+            summary["seconds_to_target"] = figure(self._seconds_to_target, "s", "lower")
         folder = self.record.folder
         if interrupted:
             reason = f"stopped by {signal.Signals(interrupted).name}"
@@ -65,6 +75,10 @@ class Leader:
             self.record.finish("done", summary)
             tell_launcher_done()
         self.progress.end(f"{closing(summary)}  {reason}: {folder}")
+
+    def _judged(self, name: str, value: float) -> dict[str, Any]:
+        told = next((metric for metric in self._metrics if metric.name == name), None)
+        return figure(value, told.unit, told.better) if told else figure(value, "", "")
 
 
 def tell_launcher_done() -> None:

@@ -4,17 +4,47 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from hpcasync.errors import UsageError
 from hpcasync.json_file import finite
 from hpcasync.world import World
 
 FLUSH_SECONDS = 1.0
+DECLARE = 'run.start(..., metric=Metric("accuracy", better="higher"))'  # what a job writes that is to be judged
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One of the figures that a job's evaluate() returns.
+
+    Attributes:
+        name: its key in what evaluate() returns.
+        unit: empty for a pure number.
+        better: which values are better, the "higher" or the "lower" ones.
+
+    Raises:
+        UsageError: another word for ``better``.
+    """
+
+    name: str
+    unit: str = ""
+    better: Literal["higher", "lower"] = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.better not in ("higher", "lower"):
+            raise UsageError(f'Metric({self.name!r}, better={self.better!r}): better is "higher" or "lower"')
+
+
+def declared(metric: Metric | Sequence[Metric]) -> tuple[Metric, ...]:
+    """What a job has told run.start(): one metric or several, the primary one first."""
+    return (metric,) if isinstance(metric, Metric) else tuple(metric)
 
 
 class Lines:
@@ -90,23 +120,18 @@ def summarize(everyone: list[Totals]) -> dict[str, dict[str, Any]]:
     staleness = sum(rank.staleness_sum for rank in everyone)
     shares = [rank.waited_seconds / rank.wall_seconds for rank in everyone if rank.wall_seconds]
     return {
-        "seconds": metric(wall, "s", "lower"),
-        "samples_per_second": metric(rate, "1/s", "higher"),
-        "ideal_share": metric(rate / ideal if ideal else None, "", "higher"),
-        "staleness_mean": metric(staleness / contributions if contributions else 0.0, "", "lower"),
-        "staleness_max": metric(max(int(rank.staleness_max) for rank in everyone), "", "lower"),
-        "dropped": metric(sum(int(rank.dropped) for rank in everyone), "", "lower"),
-        "non_finite": metric(sum(int(rank.non_finite) for rank in everyone), "", "lower"),
-        "wait_share": metric(sum(shares) / len(shares) if shares else 0.0, "", "lower"),
-        "steps": metric(sum(int(rank.steps) for rank in everyone), "", "higher"),
+        "seconds": figure(wall, "s", "lower"),
+        "samples_per_second": figure(rate, "1/s", "higher"),
+        "ideal_share": figure(rate / ideal if ideal else None, "", "higher"),
+        "staleness_mean": figure(staleness / contributions if contributions else 0.0, "", "lower"),
+        "staleness_max": figure(max(int(rank.staleness_max) for rank in everyone), "", "lower"),
+        "dropped": figure(sum(int(rank.dropped) for rank in everyone), "", "lower"),
+        "non_finite": figure(sum(int(rank.non_finite) for rank in everyone), "", "lower"),
+        "wait_share": figure(sum(shares) / len(shares) if shares else 0.0, "", "lower"),
+        "steps": figure(sum(int(rank.steps) for rank in everyone), "", "higher"),
     }
 
 
-def metric(value: float | None, unit: str, better: str) -> dict[str, Any]:
-    """One entry of the summary."""
+def figure(value: float | None, unit: str, better: str) -> dict[str, Any]:
+    """One entry of the summary. ``better``: higher, lower, or empty for what the job has not declared."""
     return {"value": value, "unit": unit, "better": better}
-
-
-def better(name: str) -> str:
-    """Which way a job's metric gets better: accuracies rise, losses and errors fall."""
-    return "higher" if "accuracy" in name else "lower"

@@ -50,7 +50,7 @@ class Options:
     seconds: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
     """Stop after this many seconds (virtual ones with --world sim)."""
     target: Annotated[float | None, arg(metavar="VALUE", help_behavior_hint="")] = None
-    """Stop all ranks when an evaluation's first metric reaches this value."""
+    """Stop all ranks when an evaluation's primary metric, as the job declares it, reaches this value."""
     threads: int = 1
     """Compute threads per rank."""
     lr: float = 0.1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from hpcasync.run.evaluation import Evaluate
 from hpcasync.run.feed import Feed, samples_in
 from hpcasync.run.gather import broadcast_text, first_failure
 from hpcasync.run.leader import Leader
-from hpcasync.run.metrics import Totals
+from hpcasync.run.metrics import DECLARE, Metric, Totals, declared
 from hpcasync.run.notes import Notes
 from hpcasync.run.options import Options
 from hpcasync.run.ping import ping
@@ -86,16 +86,30 @@ class Run:
         words = np.random.SeedSequence((self.options.seed, self.rank, epoch)).generate_state(1, np.uint64)
         return int(words[0] >> np.uint64(1))
 
-    def start(self, replica: Replica, optimizer: torch.optim.Optimizer, evaluate: Evaluate) -> None:
+    def start(
+        self,
+        replica: Replica,
+        optimizer: torch.optim.Optimizer,
+        evaluate: Evaluate,
+        metric: Metric | Sequence[Metric] = (),
+    ) -> None:
         """Collective. Make the run's folder and the strategy; the clock of the run starts.
 
         Args:
             evaluate: called on rank 0 with a copy of the model that holds ``strategy.result()``, in evaluation mode and
-                without gradients; returns {metric: value}, the first of which --target is about.
+                without gradients; returns {metric: value}.
+            metric: which of them are to be judged, and which way; the first is what --target is about.
 
         Raises:
-            UsageError: the folder exists, or the strategy cannot be built; nothing has been overwritten.
+            UsageError: the folder exists, the strategy cannot be built, or --target has no metric; nothing has been
+                overwritten.
         """
+        self._metrics = declared(metric)
+        if self.options.target is not None and not self._metrics:
+            raise UsageError(
+                f"--target {self.options.target:g}: the job does not declare the metric that is meant; it should say: "
+                f"{DECLARE}"
+            )
         self.agree(0)
         self._choice = parse_strategy(self.options.strategy, self.options.compress)
         self._trained, self._evaluate_by = (replica, optimizer), evaluate
@@ -199,6 +213,7 @@ class Run:
                 self._lead(Record.resume(folder, describe(opening.checkpoint)[0]))
             else:
                 entries = self._origin.entries(self.options, self._choice, self.size, hosts) | measured
+                entries["metrics"] = [dataclasses.asdict(metric) for metric in self._metrics]
                 self._lead(Record.create(folder, entries))
         self.agree(0)
         return Path(broadcast_text(self.world, str(folder)))
@@ -301,7 +316,7 @@ class Run:
         self._stop = Stop(world, self.options, self._signals, self.strategy.ahead)
 
     def _lead(self, record: Record) -> None:
-        self._leader = Leader(record, self.options, self.strategy, self._evaluate_by, self.rank)
+        self._leader = Leader(record, self.options, self.strategy, self._evaluate_by, self._metrics, self.rank)
         self._open.callback(self._leader.progress.close)
 
     @contextmanager

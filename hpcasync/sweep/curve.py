@@ -6,7 +6,6 @@ import math
 from typing import Protocol
 
 from hpcasync.report.read import Evaluation
-from hpcasync.run.metrics import better
 
 FIRST_TICK = -40  # 2^-20 s: before any evaluation
 TICKS_AFTER = 12  # 64 times as long as the run
@@ -26,19 +25,22 @@ class Curve:
     2^(k/2) seconds, or for the 2^(k/2)-th evaluation where neither --seconds nor --target makes a trial's time count.
     What is reported is a cost: smaller is better, whatever the metric.
 
+    Args:
+        better: which values of the metric are better: "higher" or "lower".
+
     Attributes:
-        metric, value: of the last evaluation: the job's first metric.
+        metric, value: of the last evaluation: the job's primary metric.
     """
 
-    def __init__(self, trial: Reports, by_seconds: bool) -> None:
+    def __init__(self, trial: Reports, by_seconds: bool, better: str) -> None:
         self._trial, self._by_seconds = trial, by_seconds
         self._tick, self._count, self._seconds = FIRST_TICK, 0, -math.inf
-        self.metric, self.value = "", math.nan
+        self.metric, self.value, self.better = "", math.nan, better
 
     @property
     def cost(self) -> float:
         """Of the last evaluation; NaN before the first, and of one that is no number."""
-        return -self.value if better(self.metric) == "higher" else self.value
+        return -self.value if self.better == "higher" else self.value
 
     @property
     def has_diverged(self) -> bool:

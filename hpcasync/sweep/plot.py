@@ -16,7 +16,6 @@ from hpcasync.report.plot import label_ends
 from hpcasync.report.style import LIGHT
 from hpcasync.report.svg import INK, figure, save
 from hpcasync.report.tail import Evaluations
-from hpcasync.run.metrics import better
 from hpcasync.sweep.space import STRATEGY
 from hpcasync.sweep.study import FOLDER, outcome
 
@@ -34,7 +33,8 @@ def pareto(trials: Sequence[FrozenTrial], folder: Path, simulated: bool) -> None
     Every evaluation of a run counts, not only its last: the run could have been ended there. The ends of trials that
     were pruned or have missed the target are hollow.
     """
-    metric = next((str(outcome(trial)["metric"]) for trial in trials if outcome(trial).get("metric")), "")
+    judged = next((outcome(trial) for trial in trials if outcome(trial).get("metric")), {})
+    metric, up = str(judged.get("metric", "")), judged.get("better") == "higher"
     curves = {trial.number: _evaluated(folder / trial.user_attrs.get(FOLDER, "-"), metric) for trial in trials}
     if not any(curves.values()):
         return
@@ -48,8 +48,8 @@ def pareto(trials: Sequence[FrozenTrial], folder: Path, simulated: bool) -> None
                 _curve(axes, curves[trial.number], shade, marker, trial.state == TrialState.COMPLETE)
             last = [curves[trial.number][-1][1] for trial in own if curves[trial.number]]
             if last and strategy:
-                ends.append((max(last) if better(metric) == "higher" else min(last), strategy, shade, marker))
-        _front(axes, curves, metric)
+                ends.append((max(last) if up else min(last), strategy, shade, marker))
+        _front(axes, curves, up)
         _frame(axes, curves, metric, simulated)
         label_ends(axes, ends)
         save(drawn, folder / "pareto")
@@ -62,9 +62,12 @@ def _curve(axes: Axes, points: Sequence[Point], shade: str, marker: str, done: b
     axes.plot(*points[-1], marker, color=shade, markerfacecolor=shade if done else "white", markersize=5.5, zorder=3)
 
 
-def front(curves: Mapping[int, Sequence[Point]], metric: str) -> list[tuple[float, float, int]]:
-    """(seconds, value, trial) of the evaluations that no other beats in one without losing in the other."""
-    sign = 1 if better(metric) == "lower" else -1
+def front(curves: Mapping[int, Sequence[Point]], up: bool) -> list[tuple[float, float, int]]:
+    """(seconds, value, trial) of the evaluations that no other beats in one without losing in the other.
+
+    ``up``: higher values are better.
+    """
+    sign = -1 if up else 1
     found: list[tuple[float, float, int]] = []
     for seconds, cost, number in sorted((s, sign * value, number) for number, c in curves.items() for s, value in c):
         if not found or cost < sign * found[-1][1]:
@@ -100,13 +103,12 @@ def _evaluated(folder: Path, metric: str) -> list[Point]:
     return [(seconds, value) for seconds, value in points if math.isfinite(value) and seconds > 0]
 
 
-def _front(axes: Axes, curves: Mapping[int, Sequence[Point]], metric: str) -> None:
-    points = front(curves, metric)
+def _front(axes: Axes, curves: Mapping[int, Sequence[Point]], up: bool) -> None:
+    points = front(curves, up)
     x, y = [seconds for seconds, _, _ in points], [value for _, value, _ in points]
     end = max(seconds for curve in curves.values() for seconds, _ in curve)
     axes.step([*x, end], [*y, y[-1]], where="post", color=INK, linewidth=1.4, zorder=4)
     axes.plot(x, y, "o", color=INK, markersize=3.5, zorder=5)
-    up = better(metric) == "higher"
     left = math.inf
     for seconds, value, number in reversed(points):  # the last, and before it those that leave room for their names
         if seconds > left:

@@ -19,8 +19,9 @@ from typing import Literal
 from hpcasync.errors import UsageError
 from hpcasync.launch.boxes import EXPLANATION
 from hpcasync.launch.execute import exit_code
-from hpcasync.report.read import Evaluation, RunRecord, read_run
+from hpcasync.report.read import Evaluation, RunRecord, direction, read_run
 from hpcasync.report.tail import Evaluations
+from hpcasync.run.metrics import DECLARE
 from hpcasync.sweep.curve import Curve, Reports
 from hpcasync.sweep.folder import BEAT_SECONDS
 
@@ -42,7 +43,7 @@ class Outcome:
             its worker.
         cost: what the sweep makes small: the seconds to the target, or the final metric, negated where it should be
             large. NaN unless done.
-        metric, value: the job's first metric in the last evaluation.
+        metric, value, better: the job's primary metric, in the last evaluation, and which of its values are better.
         seconds, samples_per_second, staleness: the run's; NaN where it has no summary.
         code: what the run exited with.
         reason: why it failed.
@@ -57,6 +58,7 @@ class Outcome:
     staleness: float = math.nan
     code: int = 0
     reason: str = ""
+    better: str = ""
 
     @property
     def refused(self) -> bool:
@@ -110,10 +112,13 @@ def perform(
 ) -> Outcome:
     """Run ``argv``, whose run folder is ``folder``, to its end; ``beat`` is called every few seconds until then."""
     watched = _Watched(folder, trial)
-    with log.open("ab") as file:
-        printed = file.tell()
-        code, pruned = _run(argv, file, watched, beat, signals)
-    watched.look()
+    try:
+        with log.open("ab") as file:
+            printed = file.tell()
+            code, pruned = _run(argv, file, watched, beat, signals)
+        watched.look()
+    except UsageError as error:
+        return Outcome("failed", code=_REFUSED, reason=str(error))
     if (folder / "DONE").exists():
         return _done(watched)
     if pruned:
@@ -134,7 +139,11 @@ class _Watched:
         self.curve: Curve | None = None  # once there is an evaluation
 
     def look(self) -> bool:
-        """Read on; True if the trial should end here."""
+        """Read on; True if the trial should end here.
+
+        Raises:
+            UsageError: the job has not declared its metric.
+        """
         ends = [self._take(evaluation) for evaluation in self._evaluations.new()]
         return any(ends)
 
@@ -148,8 +157,14 @@ class _Watched:
     def _take(self, evaluation: Evaluation) -> bool:
         if self.curve is None:
             record = self.record()
-            limited = {"seconds", "target"} & {k for k, v in record.config.items() if v is not None} if record else ()
-            self.curve = Curve(self._trial, by_seconds=bool(limited))
+            if record is None or not evaluation.values:
+                return False
+            metric = next(iter(evaluation.values))
+            better = direction(record.document, metric)
+            if not better:
+                raise UsageError(f"sweep: the job does not declare whether {metric} should be high or low: {DECLARE}")
+            limited = {"seconds", "target"} & {k for k, v in record.config.items() if v is not None}
+            self.curve = Curve(self._trial, bool(limited), better)
         return self.curve.add(evaluation)
 
 
@@ -221,6 +236,7 @@ def _ended(watched: _Watched, state: State, cost: float = math.nan) -> Outcome:
         cost,
         metric=curve.metric if curve else "",
         value=curve.value if curve else math.nan,
+        better=curve.better if curve else "",
         seconds=summary.get("seconds", math.nan),
         samples_per_second=summary.get("samples_per_second", math.nan),
         staleness=summary.get("staleness_mean", math.nan),
