@@ -85,12 +85,14 @@ def test_sync_with_a_slow_rank_has_its_closed_form(tmp_path: Path) -> None:
     assert values(folder)["seconds"] == pytest.approx(24.0)
 
 
-def test_epochs_are_passes_over_the_data(tmp_path: Path) -> None:
+def test_epochs_are_passes_over_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, folder = simulate(tmp_path, "--ranks", "2", "--epochs", "3")
     assert values(folder)["steps"] == 2 * 3 * tiny_job.BATCHES
     evaluations = [line["step"] for line in lines(folder, 0) if "evaluation" in line]
     assert evaluations == [8, 16, 24, 24]
     assert not any("evaluation" in line for line in lines(folder, 1))
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1] for line in told[:-1]] == ["epoch 1", "epoch 2", "epoch 3", "drained"]
 
 
 def test_seconds_end_every_rank_by_its_own_clock(tmp_path: Path) -> None:
@@ -126,13 +128,30 @@ def test_the_target_is_about_the_metric_that_the_job_declares(tmp_path: Path) ->
     ]
 
 
+def test_the_last_line_tells_the_model_that_reached_the_target_from_the_drained_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stale gradients are still on their way when the target is reached: after they have come the loss is another."""
+    words = ["--ranks", "3", "--target", "1e-2", "--evaluate-every", "1", "--strategy", "stale"]
+    _, folder = simulate(tmp_path, *words)
+    losses = [line["evaluation"]["loss"] for line in lines(folder, 0) if "evaluation" in line]
+    reached = next(loss for loss in losses if loss <= 1e-2)
+    assert reached != losses[-1]
+    seconds = values(folder)["seconds_to_target"]
+    last = capsys.readouterr().out.splitlines()[-1]
+    expected = f"target 0.01 reached after {seconds:.2f} s (then {reached:.4f}; {losses[-1]:.4f} after draining)"
+    assert expected in last
+    assert f"loss {losses[-1]:.4f}  auc" in last
+
+
 def test_a_metric_has_one_of_two_directions() -> None:
     with pytest.raises(UsageError, match="better='up'"):
         Metric("auc", better="up")  # type: ignore[arg-type]
 
 
-def test_a_target_that_was_not_reached_is_null(tmp_path: Path) -> None:
+def test_a_target_that_was_not_reached_is_null(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, folder = simulate(tmp_path, "--steps", "2", "--target", "-1")
+    assert "  target -1 not reached  " in capsys.readouterr().out
     assert values(folder)["seconds_to_target"] is None
 
 

@@ -30,6 +30,8 @@ class Tiny(Options):
     """Which; -1 means all."""
     when: Literal["early", "late"] = "late"
     """Before run.start(), or in the third step."""
+    samples: int | None = None
+    """What it says to each step; by default nothing."""
     metric: Literal["loss", "auc", "none", "absent"] = "loss"
     """What it declares: its loss, an area that grows as the loss falls, nothing, or what evaluate() does not return."""
 
@@ -77,7 +79,7 @@ def train(run: Run, job: Tiny) -> None:
             fail_perhaps(run, job, "late")
         loss = model(x).pow(2).mean()
         loss.backward()
-        run.step(loss)
+        run.step(loss, samples=job.samples)
 
 
 if __name__ == "__main__":

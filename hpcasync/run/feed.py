@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from hpcasync.errors import UsageError
@@ -69,7 +71,31 @@ class Feed:
 
 
 def samples_in(batch: Any) -> int:
-    """Samples in a batch: the length of its first tensor."""
-    while not isinstance(batch, Tensor):
-        batch = next(iter(batch.values() if isinstance(batch, dict) else batch))
-    return int(batch.shape[0])
+    """Samples in a batch: the length of the first tensor or array in it that is no scalar.
+
+    Mappings, sequences and dataclasses are looked through, one inside the other, in their order.
+
+    Raises:
+        UsageError: there is no such tensor or array.
+    """
+    found = _first_length(batch)
+    if found is None:
+        raise UsageError(
+            f"how many samples are in a batch of type {type(batch).__name__}? There is no tensor or array with a batch "
+            "dimension in it; say the number: run.step(loss, samples=...)"
+        )
+    return found
+
+
+def _first_length(value: Any) -> int | None:
+    if isinstance(value, Tensor | np.ndarray):
+        return int(value.shape[0]) if value.ndim else None
+    if isinstance(value, Mapping):
+        inside: Iterable[Any] = value.values()
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inside = (getattr(value, field.name) for field in dataclasses.fields(value))
+    elif isinstance(value, list | tuple):
+        inside = value
+    else:
+        return None
+    return next((found for found in map(_first_length, inside) if found is not None), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Sequence
 from typing import Any
@@ -39,18 +40,22 @@ class Leader:
         self.progress = Progress(" ".join(options.strategy), environment.in_terminal())
         self.follow(strategy)
         self._seconds_to_target: float | None = None
+        self._value_at_target = math.nan
 
     def follow(self, strategy: Strategy) -> None:
         """Evaluate what ``strategy`` would deliver from now on."""
         self._evaluation = Evaluation(strategy, self._evaluate, self._metrics, self._options.target)
 
-    def evaluate(self, totals: Totals, epoch: int, seconds: float) -> tuple[dict[str, float], bool]:
-        """Evaluate now: the metrics, and whether they reach the target for the first time."""
+    def evaluate(self, totals: Totals, epoch: int | None, seconds: float) -> tuple[dict[str, float], bool]:
+        """Evaluate now: the metrics, and whether they reach the target for the first time.
+
+        ``epoch``: None after the last one, when the strategy is drained.
+        """
         values = self._evaluation.run()
         self.progress.evaluated(totals, epoch, seconds, values)
         reached = self._seconds_to_target is None and self._evaluation.target_reached()
         if reached:
-            self._seconds_to_target = seconds
+            self._seconds_to_target, self._value_at_target = seconds, next(iter(values.values()))
         return values, reached
 
     def lose(self, dead: Sequence[int], survivors: Sequence[int], seconds: float) -> None:
@@ -74,7 +79,18 @@ class Leader:
             reason = "done"
             self.record.finish("done", summary)
             tell_launcher_done()
-        self.progress.end(f"{closing(summary)}  {reason}: {folder}")
+        self.progress.end(f"{closing(summary, last, self._target())}  {reason}: {folder}")
+
+    def _target(self) -> str:
+        """What became of --target. The model that reached it is not the one that the run delivers."""
+        if self._options.target is None or not self._evaluation.last:
+            return ""
+        words = f"target {self._options.target:g}"
+        if self._seconds_to_target is None:
+            return f"{words} not reached"
+        words += f" reached after {self._seconds_to_target:.2f} s"
+        at, last = self._value_at_target, next(iter(self._evaluation.last.values()))
+        return words if at == last else f"{words} (then {at:.4f}; {last:.4f} after draining)"
 
     def _judged(self, name: str, value: float) -> dict[str, Any]:
         told = next((metric for metric in self._metrics if metric.name == name), None)

@@ -36,8 +36,8 @@ class Progress:
         line = f"{self._title}  {_where(totals, epoch, seconds)}  {rate}  loss {loss:.4g}  {self._evaluation}"
         self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
 
-    def evaluated(self, totals: Totals, epoch: int, seconds: float, evaluation: dict[str, float]) -> None:
-        """After every evaluation."""
+    def evaluated(self, totals: Totals, epoch: int | None, seconds: float, evaluation: dict[str, float]) -> None:
+        """After every evaluation. ``epoch``: None for that of the drained strategy, after the last epoch."""
         self._evaluation = "  ".join(f"{name} {value:.4f}" for name, value in evaluation.items())
         if self._live is None:
             print(f"{self._title}  {_where(totals, epoch, seconds)}  {self._evaluation}", flush=True)
@@ -54,17 +54,16 @@ class Progress:
             self._live = None
 
 
-def _where(totals: Totals, epoch: int, seconds: float) -> str:
+def _where(totals: Totals, epoch: int | None, seconds: float) -> str:
     staleness = totals.staleness_sum / max(totals.staleness_count, 1)
-    return f"epoch {epoch + 1}  step {totals.steps}  {seconds:.1f} s  staleness {staleness:.1f}"
+    name = "drained" if epoch is None else f"epoch {epoch + 1}"
+    return f"{name}  step {totals.steps}  {seconds:.1f} s  staleness {staleness:.1f}"
 
 
-def closing(summary: dict[str, dict[str, Any]]) -> str:
-    """The figures that a run ends with, on one line."""
+def closing(summary: dict[str, dict[str, Any]], evaluated: dict[str, float], target: str) -> str:
+    """The figures that a run ends with, on one line: its last evaluation, what became of the target, the rest."""
     figures = {name: entry["value"] for name, entry in summary.items()}
-    words = [f"{name} {figures[name]:.4f}" for name in ("accuracy", "loss") if figures.get(name) is not None]
-    if figures.get("seconds_to_target") is not None:
-        words.append(f"target after {figures['seconds_to_target']:.2f} s")
+    words = [*(f"{name} {value:.4f}" for name, value in evaluated.items()), *([target] if target else [])]
     words.append(f"{figures['samples_per_second']:.0f} samples/s")
     if figures["ideal_share"] is not None:
         words.append(f"{figures['ideal_share']:.2f} of the ideal")

@@ -144,13 +144,23 @@ class Run:
         for batch in self._feed.batches(loader, self._end_epoch):
             if self._ended():
                 return
-            self._samples = samples_in(batch)
+            self._batch: Any = batch
             self._began = self.world.now()
             yield batch
 
-    def step(self, loss: Tensor) -> None:
-        """After ``loss.backward()``: tell the World how long that took, let the strategy step, keep the numbers."""
+    def step(self, loss: Tensor, samples: int | None = None) -> None:
+        """After ``loss.backward()``: tell the World how long that took, let the strategy step, keep the numbers.
+
+        Args:
+            samples: how many this step was about; by default the length of the first tensor or array in the batch.
+
+        Raises:
+            UsageError: ``samples`` is negative, or the batch does not tell.
+        """
         computed = self.world.now() - self._began
+        if samples is not None and samples < 0:
+            raise UsageError(f"run.step(loss, samples={samples}): it must be 0 or more")
+        self._samples = samples_in(self._batch) if samples is None else samples
         with self._recovering():
             self.world.computed(computed)
             self._totals.compute_seconds += self.world.now() - self._began
@@ -240,12 +250,12 @@ class Run:
         if self._leader is not None:
             self._leader.progress.step(totals, self._feed.standing.epoch, self._seconds(), loss)
 
-    def _evaluate(self) -> None:
-        """If this rank leads: evaluate, and stop all at the target."""
+    def _evaluate(self, drained: bool = False) -> None:
+        """If this rank leads: evaluate, and stop all at the target. ``drained``: no further step will be made."""
         if self._leader is None:
             return
         seconds = self._seconds()
-        values, reached = self._leader.evaluate(self._totals, self._feed.standing.epoch, seconds)
+        values, reached = self._leader.evaluate(self._totals, None if drained else self._feed.standing.epoch, seconds)
         self._notes.event(self._totals.steps, seconds, evaluation=values)
         if reached:
             self._stop.tell_all()
@@ -290,7 +300,7 @@ class Run:
         while not self._come_to_rest(ended=True):
             continue  # the others have more steps to make
         if not self._totals.interrupted:
-            self._evaluate()
+            self._evaluate(drained=True)
         self._notes.flush()
         everyone = self._totals.gather(self.world)
         interrupted = max(int(rank.interrupted) for rank in everyone)
