@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from operator import attrgetter
 from typing import TypeVar
 
 import torch
@@ -30,6 +31,7 @@ from torch.utils.hooks import RemovableHandle
 from hpcasync.errors import UsageError
 
 T = TypeVar("T", bound=Tensor)
+_grad, _pointer = attrgetter("grad"), Tensor.data_ptr
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,21 @@ class Flat:
         self.memory = memory
         for tensor, view in zip(self.tensors, self.views(memory), strict=True):
             tensor.data = view
+        self._pointers = [*map(_pointer, self.tensors)]
+
+    def adopt_values(self) -> None:
+        """Make tensors that a script has given other memory (``p.data = x``, ``model.to(...)``) views again.
+
+        Raises:
+            UsageError: a tensor has another shape, dtype or device than its place.
+        """
+        if [*map(_pointer, self.tensors)] == self._pointers:
+            return
+        places = zip(self.tensors, self._pointers, self.spans, self.views(self.memory), strict=True)
+        for tensor, pointer, span, view in places:
+            if tensor.data_ptr() != pointer:
+                fill(view, tensor, span.name)
+                tensor.data = view
 
 
 class Pair(Flat):
@@ -80,13 +97,19 @@ class Pair(Flat):
 
     The gradient buffer is a ``message`` (n + 1,): the gradient and, behind it, one element for the number of ranks that
     contributed, so that one reduction carries both. (A message of bfloat16 alone holds counts up to 256 exactly.)
+
+    Attributes:
+        by_tensor: True if the optimizer holds the tensors in place of the flat parameter.
     """
+
+    by_tensor = False
 
     def __init__(self, named: Sequence[tuple[str, nn.Parameter]]) -> None:
         super().__init__(named)
         self.flat = nn.Parameter(self.memory)
         self._spare: list[Tensor] = []
         self._views: dict[int, list[Tensor]] = {}
+        self.has_grads = True
         self._use(self._empty_message())
 
     @property
@@ -106,6 +129,7 @@ class Pair(Flat):
 
     def use_messages(self, messages: Sequence[Tensor]) -> None:
         """Rotate through these zeroed messages (n + 1,) from now on, for example a World's buffers."""
+        self.has_grads = True
         self._spare = list(messages)
         self._views.clear()
         self._use(self._spare.pop())
@@ -125,11 +149,60 @@ class Pair(Flat):
 
         Only those of tensors [first, stop), if given.
         """
+        tensors, pointers = self.tensors[first:stop], self._grad_pointers[first:stop]
+        if _grads_lie_at(pointers, tensors):
+            return
         views = self._views[self.message.data_ptr()]
-        for tensor, view in zip(self.tensors[first:stop], views[first:stop], strict=True):
-            if tensor.grad is not view:
-                view.zero_() if tensor.grad is None else view.copy_(tensor.grad)
+        places = zip(tensors, self.spans[first:stop], strict=True)
+        for number, (tensor, span) in enumerate(places, start=first):
+            if _grads_lie_at([self._grad_pointers[number]], [tensor]):
+                continue
+            # another view: scripts can move this one, too (model.to() does)
+            view = views[number] = self.message[span.start : span.stop].view(span.shape)
+            if tensor.grad is None:
+                view.zero_()
+            else:
+                view.copy_(dense(tensor.grad.detach()))
+            tensor.grad = view
+
+    def adopt_flat_grad(self) -> None:
+        """Bring home the flat parameter's gradient, if a script has assigned another."""
+        if not _grads_lie_at([self.message.data_ptr()], [self.flat]):
+            if self.flat.grad is not None:
+                self.grads.copy_(self.flat.grad.detach())
+            self.flat.grad = self.grads
+
+    def zero_grads(self) -> None:
+        """Zeroed gradients where they belong, wherever they were."""
+        if self.has_grads:
+            self.grads.zero_()
+            self.show_own_grads()
+
+    def show_own_grads(self) -> None:
+        """Have everybody see the gradient buffer again."""
+        if self.has_grads:
+            self._use(self.message)
+
+    def lend(self, gradient: Tensor) -> None:
+        """Have the optimizer see ``gradient`` (n,) until :meth:`take_back`."""
+        self.flat.grad = gradient
+        if self.by_tensor:
+            for tensor, view in zip(self.tensors, self.views(gradient), strict=True):
                 tensor.grad = view
+
+    def take_back(self) -> None:
+        """Have the optimizer see the gradient buffer again."""
+        if self.by_tensor:
+            self._use(self.message)
+        else:
+            self.flat.grad = self.grads
+
+    def show(self, memory: Tensor) -> None:
+        """Have the optimizer see ``memory`` (n,) as the parameters; :attr:`params` ends it."""
+        self.flat.data = memory
+        if self.by_tensor:
+            for tensor, view in zip(self.tensors, self.views(memory), strict=True):
+                tensor.data = view
 
     def forget_grads(self) -> None:
         """Have no gradient buffer: ``p.grad`` is None until backward() makes one, and the caller takes it away."""
@@ -138,6 +211,7 @@ class Pair(Flat):
         self.flat.grad = None
         self._spare.clear()
         self._views.clear()
+        self.has_grads = False
         self.message = self.memory.new_zeros(1)  # a count, and no gradient
 
     def reset_grads(self) -> None:
@@ -153,6 +227,7 @@ class Pair(Flat):
         views = self._views[key] if key in self._views else self._views.setdefault(key, self.views(message))
         for tensor, view in zip(self.tensors, views, strict=True):
             tensor.grad = view
+        self._grad_pointers = [*map(_pointer, views)]
         self.flat.grad = self.grads
 
 
@@ -248,6 +323,7 @@ class Replica:
         """Bring home every gradient that left the flat buffers."""
         for pair in self.pairs:
             pair.adopt_strays()
+            pair.adopt_flat_grad()
 
     def reset_grads(self) -> None:
         """Zeroed gradients in fresh memory: what is still in flight after a death may yet write into the old."""
@@ -272,10 +348,10 @@ class Replica:
         """One optimizer step with the mean gradient: the messages' sums over the count that travelled with them."""
         count = messages[0][-1].float()
         for pair, message in zip(self.pairs, messages, strict=True):
-            pair.flat.grad = message[:-1]
+            pair.lend(message[:-1])
         step_with_mean(optimizer, [pair.flat for pair in self.pairs], count)
         for pair in self.pairs:
-            pair.flat.grad = pair.grads
+            pair.take_back()
 
     def vector(self) -> Tensor:
         """(n + b,) a copy of the parameters, then the float buffers, in the widest dtype (so nothing is rounded)."""
@@ -313,6 +389,37 @@ def step_with_mean(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor
         if parameter.grad is not None:
             parameter.grad.div_(count)
     optimizer.step()
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """``gradient`` itself, or with its zeros if it is sparse, as of ``nn.Embedding(sparse=True)``."""
+    return gradient if gradient.layout == torch.strided else gradient.to_dense()
+
+
+def fill(place: Tensor, tensor: Tensor, name: str) -> None:
+    """Copy what a script has put in the place of a replica's tensor back into ``place``.
+
+    Raises:
+        UsageError: it has another shape, dtype or device.
+    """
+    if (tensor.shape, tensor.dtype, tensor.device) != (place.shape, place.dtype, place.device):
+        raise UsageError(
+            f"{name} is {_kind(tensor)} now, and was {_kind(place)} when Replica(model) was made: "
+            "give the model its final shapes, dtype and device before Replica(model)"
+        )
+    place.copy_(tensor.detach())
+
+
+def _kind(tensor: Tensor) -> str:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return f"{dtype} {tuple(tensor.shape)} on {tensor.device}"
+
+
+def _grads_lie_at(pointers: list[int], tensors: Iterable[Tensor]) -> bool:
+    try:
+        return [*map(_pointer, map(_grad, tensors))] == pointers
+    except (TypeError, RuntimeError):  # one has no gradient, or a sparse one
+        return False
 
 
 def _by_dtype(named: Iterable[tuple[str, T]]) -> list[list[tuple[str, T]]]:

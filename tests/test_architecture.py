@@ -20,7 +20,7 @@ PACKAGE = ROOT / "hpcasync"
 LAYERS = (
     ("errors", "laws", "world"),
     ("clock", "replica", "staleness", "reduction", "aggregation", "topology", "partial"),
-    ("mpi", "sim", "horovod", "faults", "trace", "compression"),
+    ("mpi", "sim", "horovod", "faults", "trace", "compression", "strays"),
     ("strategies",),
     ("data", "models", "arguments", "launch", "json_file", "toml_file"),
     ("run", "report", "guide"),

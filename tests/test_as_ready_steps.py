@@ -14,7 +14,7 @@ from hpcasync.sim import simulate
 from hpcasync.strategies import parse_strategy
 from hpcasync.world import RankFailed, World
 from tests.buckets import OPTIMIZERS, every_verb, make, network, network_loss, trained
-from tests.training import Vectors, linear, train
+from tests.training import Vectors, train
 
 
 @every_verb
@@ -148,16 +148,21 @@ def test_a_cap_below_one_byte_is_refused(name):
         simulate(lambda world: make(f"{name} bucket_bytes=0", world, Vectors((2,))), 1)
 
 
-def test_in_backward_refuses_an_optimizer_that_has_made_steps():
-    def main(world: World) -> None:
-        replica = Replica(model := Vectors((2,)))
-        optimizer = OPTIMIZERS["adam"](replica.parameters(), False)
-        linear(model, 0, 0).backward()
+@pytest.mark.parametrize("kind", ["adam", "momentum"])
+def test_in_backward_goes_on_with_the_state_of_the_flat_parameter(kind):
+    def main(world: World, name: str) -> Tensor:
+        model = network()
+        replica = Replica(model)
+        optimizer = OPTIMIZERS[kind](replica.parameters(), False)
+        network_loss(model, 0, 0).backward()
         optimizer.step()
-        with pytest.raises(UsageError, match="made no step yet"):
-            parse_strategy(["in_backward"]).build(replica, world, optimizer)
+        replica.zero_grads()
+        strategy = parse_strategy([name]).build(replica, world, optimizer)
+        train(strategy, model, network_loss, 2, first=1)
+        return strategy.result()
 
-    simulate(main, 1)
+    whole, by_tensor = (simulate(lambda world, name=name: main(world, name), 1)[0] for name in ("sync", "in_backward"))
+    assert torch.allclose(whole, by_tensor, rtol=0, atol=1e-6)
 
 
 @every_verb

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hpcasync.errors import UsageError
 from hpcasync.replica import Replica
 from hpcasync.sim import simulate
+from hpcasync.strategies import parse_strategy
 from hpcasync.strategies.neuron import Neuron
 from hpcasync.world import World
 from tests.neurons import every_select, neuron
@@ -110,17 +111,24 @@ def test_values_out_of_range(words):
         simulate(lambda world: neuron(words, world, classifier()), 1)
 
 
-def test_an_optimizer_that_does_not_fit():
-    def with_steps(world: World) -> None:
-        replica = Replica(classifier())
+def test_an_optimizer_that_has_made_a_step_keeps_its_state():
+    def main(world: World, name: str) -> torch.Tensor:
+        replica = Replica(model := classifier())
         optimizer = torch.optim.SGD(replica.parameters(), lr=0.1, momentum=0.9)
+        digits_loss(model, 0, 0).backward()
         optimizer.step()
-        Neuron(replica, world, optimizer)
+        replica.zero_grads()
+        strategy = parse_strategy([name]).build(replica, world, optimizer)
+        train(strategy, model, digits_loss, 2, first=1)
+        return strategy.result()
 
-    def of_something_else(world: World) -> None:
+    whole, by_neuron = (simulate(lambda world, name=name: main(world, name), 1)[0] for name in ("sync", "neuron"))
+    assert torch.allclose(whole, by_neuron, rtol=0, atol=1e-6)
+
+
+def test_an_optimizer_of_something_else():
+    def main(world: World) -> None:
         Neuron(Replica(classifier()), world, torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1))
 
-    with pytest.raises(UsageError, match="no step yet"):
-        simulate(with_steps, 1)
     with pytest.raises(UsageError, match=r"replica.parameters\(\)"):
-        simulate(of_something_else, 1)
+        simulate(main, 1)

@@ -22,7 +22,7 @@ class AsReady(Strategy):
     wherever the World sums in the order of the ranks. A parameter without a gradient in a step is sent by ``step()``,
     and so are all complete buckets behind it.
 
-    Gradients may not be read or changed between ``backward()`` and ``step()``: they are on their way.
+    Between ``backward()`` and ``step()`` gradients are on their way: to read or to change them is an error.
 
     Args:
         bucket_bytes: what a bucket holds at most, unless it is a single tensor.
@@ -71,6 +71,7 @@ class AsReady(Strategy):
         pair = bucket.pair
         pair.adopt_strays(bucket.first, bucket.stop)
         self.guard.clean(pair.grads[bucket.start_element : bucket.stop_element])
+        self._spent.mark([*bucket.tensors, pair.flat])
         stop = bucket.stop_element + (bucket.stop == len(pair.tensors))  # the count goes with the last tensor
         self._requests.append(self.world.iallreduce(pair.message[bucket.start_element : stop]))
 
@@ -80,6 +81,7 @@ class AsReady(Strategy):
         for request in self._requests:
             request.wait()
         self._requests.clear()
+        self._spent.clear()
         messages = [pair.message for pair in self.replica.pairs]
         active = bool(messages[0][-1])
         if active:

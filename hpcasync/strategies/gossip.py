@@ -125,10 +125,10 @@ class Sgp(Gossip):
     def _descend(self) -> None:
         """The optimizer's step on x with the gradient at z."""
         for part, pair in enumerate(self.replica.pairs):
-            pair.flat.data = self._push_sum.x(part)
+            pair.show(self._push_sum.x(part))
         self._update_own()
         for pair in self.replica.pairs:
-            pair.flat.data = pair.params
+            pair.show(pair.params)
         self.replica.zero_grads()
 
     def _merge(self) -> None:

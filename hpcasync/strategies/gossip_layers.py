@@ -11,7 +11,7 @@ from torch import Tensor
 from hpcasync.replica import Replica
 from hpcasync.strategies.bucket import Bucket, Turns, buckets_of
 from hpcasync.strategies.gossip import Sgp
-from hpcasync.strategies.in_backward import unflatten
+from hpcasync.strategies.unflatten import only, unflatten
 from hpcasync.world import World
 
 
@@ -28,7 +28,7 @@ class LayUp(Sgp):
     w_b of its own, so that the mass of ``sgp`` is kept bucket by bucket.
 
     The optimizer is given the model's own parameters in place of the flat ones, and makes one step per bucket.
-    Gradients may not be read or changed between ``backward()`` and ``step()``: they have been used.
+    Between ``backward()`` and ``step()`` gradients have been used: to read or to change them is an error.
 
     Args:
         bucket_bytes: what a bucket holds at most, unless it is a single tensor.
@@ -60,6 +60,7 @@ class LayUp(Sgp):
 
     def _step(self) -> None:
         self._turns.finish()
+        self._spent.clear()
         self._turns.restart()
         self.replica.zero_grads()
         self._push_sum.flush()
@@ -89,17 +90,13 @@ class LayUp(Sgp):
         number = self._number[bucket]
         bucket.pair.adopt_strays(bucket.first, bucket.stop)
         self.guard.clean(bucket.pair.grads[bucket.start_element : bucket.stop_element])
-        own, groups = set(bucket.tensors), self.optimizer.param_groups
-        all_params = [group["params"] for group in groups]
-        for group, params in zip(groups, all_params, strict=True):
-            group["params"] = [tensor for tensor in params if tensor in own]
         estimates = [tensor.data for tensor in bucket.tensors]
         for tensor, span in zip(bucket.tensors, bucket.pair.spans[bucket.first : bucket.stop], strict=True):
             x = self._push_sum.x(number)[span.start - bucket.start_element : span.stop - bucket.start_element]
             tensor.data = x.view(span.shape)
-        self.optimizer.step()
+        with only(self.optimizer, bucket.tensors):
+            self.optimizer.step()
         for tensor, estimate in zip(bucket.tensors, estimates, strict=True):
             tensor.data = estimate
-        for group, params in zip(groups, all_params, strict=True):
-            group["params"] = params
+        self._spent.mark([*bucket.tensors, bucket.pair.flat])
         self._push_sum.send(number, self._targets)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hpcasync.errors import UsageError
-from hpcasync.replica import Pair, Replica, step_with_mean
+from hpcasync.replica import Replica, dense, step_with_mean
 from hpcasync.strategies.bucket import Bucket, Turns, buckets_of
 from hpcasync.strategies.strategy import Strategy
+from hpcasync.strategies.unflatten import only, unflatten
 from hpcasync.world import World
 
 
@@ -39,8 +39,7 @@ class InBackward(Strategy):
         peak_gradient_bytes: the most bytes of gradient held at one time so far: a bucket, and what waited for its turn.
 
     Raises:
-        UsageError: a cap below 1 byte; an optimizer that has already made steps on the flat parameters; by backward(),
-            when it is called twice in a step.
+        UsageError: a cap below 1 byte; by backward(), when it is called twice in a step.
     """
 
     replicated = True
@@ -66,8 +65,7 @@ class InBackward(Strategy):
         replica.watch_grads(self._complete)
 
     def _step(self) -> None:
-        self._turns.finish()
-        self._turns.restart()
+        self._finish()
         self.staleness.record(0)
 
     def drain(self) -> None:
@@ -76,9 +74,13 @@ class InBackward(Strategy):
         self._contributed = 0
         self._active = True
         while self._active:
-            self._turns.finish()
-            self._turns.restart()
+            self._finish()
         self._contributed = 1
+
+    def _finish(self) -> None:
+        self._turns.finish()
+        self._turns.restart()
+        self._spent.clear()
 
     def _lay(self, buckets: Sequence[Bucket]) -> None:
         """Collective. Lay all of a pair's buckets on one memory, each over the others."""
@@ -94,8 +96,8 @@ class InBackward(Strategy):
     def _complete(self, tensor: Tensor) -> None:
         self._turns.complete(tensor)
         assert tensor.grad is not None
-        self._waiting[tensor] = tensor.grad
-        tensor.grad = None
+        self._waiting[tensor] = dense(tensor.grad)
+        self._spent.mark([tensor])
         if self.world.can_wait_in_backward:
             if self._turns.is_next(tensor):
                 self._places[tensor].copy_(self._waiting.pop(tensor))
@@ -118,25 +120,15 @@ class InBackward(Strategy):
         count = message[-1].float()
         self._active = bool(count)
         if self._active:
-            # it skips all parameters but this bucket's: they have no gradient
-            step_with_mean(self.optimizer, bucket.tensors, count)
-        for tensor in bucket.tensors:
-            tensor.grad = None
+            with only(self.optimizer, bucket.tensors):
+                step_with_mean(self.optimizer, bucket.tensors, count)
+        self._spent.mark(bucket.tensors)
 
     def _put(self, tensor: Tensor) -> None:
         """Have a tensor's gradient at its place: it is there, it waits, somebody has set it, or it is zero."""
         place = self._places[tensor]
-        gradient = self._waiting.pop(tensor, tensor.grad)
-        if gradient is not None:
-            place.copy_(gradient)
-        elif not self._turns.is_complete(tensor):
-            place.zero_()
+        if not self._turns.is_complete(tensor):
+            place.zero_() if tensor.grad is None else place.copy_(dense(tensor.grad))
+        elif tensor in self._waiting:
+            place.copy_(self._waiting.pop(tensor))
         tensor.grad = place
-
-
-def unflatten(optimizer: torch.optim.Optimizer, pair: Pair) -> None:
-    """Give ``optimizer`` the tensors of ``pair`` in place of its flat parameter, if it holds that."""
-    if optimizer.state.get(pair.flat):
-        raise UsageError("this strategy needs an optimizer that has made no step yet: it updates tensor by tensor")
-    for group in optimizer.param_groups:
-        group["params"] = [each for held in group["params"] for each in (pair.tensors if held is pair.flat else [held])]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hpcasync.clock import Staleness
 from hpcasync.errors import UsageError
-from hpcasync.replica import Replica
+from hpcasync.replica import Replica, dense
 from hpcasync.strategies.neuron_ahead import Ahead, RoundRobin, Uniform
 from hpcasync.strategies.neuron_layout import layers_of, periods_of, rates_of
 from hpcasync.strategies.neuron_select import Greedy, Ready, Selection
@@ -68,8 +68,8 @@ class Neuron(Strategy):
         peak_gradient_bytes: the most bytes of gradient held at one time so far.
 
     Raises:
-        UsageError: a value that is not one of these; an optimizer that has already made steps, or is not of
-            ``replica.parameters()``; by backward(), when it is called twice in a step.
+        UsageError: a value that is not one of these; an optimizer that is not of ``replica.parameters()``; by
+            backward(), when it is called twice in a step.
     """
 
     sends_in_backward = True
@@ -102,6 +102,9 @@ class Neuron(Strategy):
             pair.forget_grads()
         replica.watch_grads(self._complete)
         self._begin()
+
+    def _check_optimizer(self) -> None:
+        """PieceOptimizer does, and holds what no other optimizer does."""
 
     def versions(self) -> Tensor:
         """(blocks,) int64: how often each block has been updated, by all ranks.
@@ -154,6 +157,7 @@ class Neuron(Strategy):
         """A step begins: choose, then read what others have done."""
         self._missing = {layer.name: len(layer.tensors) for layer in self._neurons.layers}
         self._seen: set[Tensor] = set()  # tensors whose gradient is complete
+        self._spent.clear()
         self._failure: RankFailed | None = None
         self._selection.begin()
         self._neurons.board.refresh()
@@ -166,10 +170,12 @@ class Neuron(Strategy):
                 "backward() per step(); add up the losses before backward(), or choose hogwild or downpour"
             )
         self._seen.add(tensor)
-        gradient, tensor.grad = tensor.grad, None
+        gradient = tensor.grad
         if gradient is None or tensor not in self._places:
             return
+        gradient = dense(gradient)
         self.guard.clean(gradient)
+        self._spent.mark([tensor])
         layer, place = self._places[tensor]
         self.peak_gradient_bytes = max(self.peak_gradient_bytes, gradient.nbytes + self._selection.gradient_bytes)
         self._selection.take(layer, place, gradient)
@@ -183,7 +189,7 @@ class Neuron(Strategy):
     def _finish(self) -> None:
         """backward() is over: update with what it has left."""
         for tensor in self._places:
-            if tensor.grad is not None:  # somebody has set it
+            if tensor.grad is not None and tensor not in self._seen:  # somebody has set it
                 self._complete(tensor)
         for layer in self._neurons.layers:
             if 0 < self._missing[layer.name] < len(layer.tensors):

@@ -10,24 +10,24 @@ from torch import Tensor, nn
 from hpcasync.errors import UsageError
 from hpcasync.replica import Replica
 from hpcasync.strategies.neuron_layout import Piece
+from hpcasync.strategies.unflatten import part_of
 
 
 class PieceOptimizer:
     """Gives ``optimizer`` the pieces, as parameters that share the replica's memory, in place of the flat vectors.
 
-    It then keeps state (momentum, moments, a step count) piece by piece, and makes it when a piece is first stepped.
+    It then keeps state (momentum, moments, a step count) piece by piece; what it has for a flat vector is cut up.
 
     Args:
         pieces: all of them. Those that ``optimizer`` has from an earlier time, before a death, keep their state.
 
     Raises:
-        UsageError: an optimizer that has already made steps on the flat parameters, or does not hold them.
+        UsageError: an optimizer that does not hold the flat parameters.
     """
 
     def __init__(self, replica: Replica, optimizer: torch.optim.Optimizer, pieces: Iterable[Piece]) -> None:
         self._optimizer = optimizer
-        if any(optimizer.state.get(pair.flat) for pair in replica.pairs):
-            raise UsageError("neuron needs an optimizer that has made no step yet")
+        states = [optimizer.state.pop(pair.flat, {}) for pair in replica.pairs]
         groups = {_place(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
         held = {_place(p): p for group in optimizer.param_groups for p in group["params"]}
         flats = [pair.flat for pair in replica.pairs]
@@ -43,6 +43,10 @@ class PieceOptimizer:
                 raise UsageError("neuron needs an optimizer of replica.parameters()")
             self.parameters[piece] = nn.Parameter(view) if known is pair.flat else known
             self.parameters[piece].grad = None
+            if states[piece.pair]:
+                optimizer.state[self.parameters[piece]] = part_of(
+                    states[piece.pair], pair, piece.start, piece.end, tuple(view.shape)
+                )
             self._group[piece] = groups[place]
         for i, group in enumerate(optimizer.param_groups):
             if any(held is flat for held in group["params"] for flat in flats):

@@ -72,13 +72,13 @@ class Part:
         """Have the optimizer see the collected sum over ``count``, until :meth:`see_own`. Nothing waits any more."""
         assert self.table is not None
         self.table.sum.take(self._scratch)
-        self.pair.flat.grad = self._scratch.div_(count)
+        self.pair.lend(self._scratch.div_(count))
 
     def see_mean(self, count: int) -> None:
         """As :meth:`take_mean`, and what is collected stays."""
         assert self.table is not None
         self.table.sum.pull(self._scratch)
-        self.pair.flat.grad = self._scratch.div_(count)
+        self.pair.lend(self._scratch.div_(count))
 
     def replace_table(self, table: Table) -> None:
         """Forget what is collected, and have what ``table`` has, which is empty then."""
@@ -90,7 +90,7 @@ class Part:
 
     def see_own(self) -> None:
         """Have the optimizer see this rank's gradient buffer again."""
-        self.pair.flat.grad = self.pair.grads
+        self.pair.take_back()
 
     def begin_update(self) -> None:
         self._update.copy_(self.pair.params)

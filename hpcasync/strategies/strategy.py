@@ -15,6 +15,8 @@ from hpcasync.compression import Compression
 from hpcasync.reduction import Layout, Reduction
 from hpcasync.replica import Flat, Replica
 from hpcasync.strategies.guard import Guard
+from hpcasync.strategies.spent import Spent
+from hpcasync.strays import Strays, ZeroGrad, fit
 from hpcasync.world import Window, World
 
 
@@ -42,6 +44,10 @@ class Strategy(ABC):
 
     def __init__(self, replica: Replica, world: World, optimizer: torch.optim.Optimizer) -> None:
         self.replica, self.world, self.optimizer = replica, world, optimizer
+        self._check_optimizer()
+        self._strays, self._spent = Strays(replica), Spent(replica)
+        if hasattr(optimizer, "zero_grad"):
+            optimizer.zero_grad = ZeroGrad(optimizer, self._after_zero_grad)  # type: ignore[method-assign]
         self.staleness = Staleness()
         self.dropped = 0
         self.guard, self.contributes = Guard(), True
@@ -54,6 +60,16 @@ class Strategy(ABC):
             world.broadcast(flat.memory)
         self._buffer_windows = [self._into_window(flat) for flat in replica.buffers]
         world.barrier()
+
+    def _check_optimizer(self) -> None:
+        fit(self.replica, self.optimizer)
+
+    def _after_zero_grad(self) -> None:
+        """The script has called ``optimizer.zero_grad()``."""
+        self._spent.refuse()
+        for pair in self.replica.pairs:
+            if not pair.by_tensor:
+                pair.zero_grads()
 
     def _reduce_where_gradients_lie(self, messages: int) -> None:
         """Collective. Have gradients computed into ``messages`` buffers of the World's, to be reduced there."""
@@ -73,7 +89,10 @@ class Strategy(ABC):
         repaired is checked and repaired here. The exception is ``sends_in_backward``: there gradients pass
         ``AsReady._send``, ``InBackward._update``, ``LayUp._update`` and ``Neuron._complete``.
         """
-        if not self.sends_in_backward:
+        self._strays.adopt()
+        if self.sends_in_backward:
+            self._spent.check()
+        else:
             self.replica.adopt_strays()
             self.contributes = self.guard.admit([pair.grads for pair in self.replica.pairs], loss)
             if not self.contributes:
