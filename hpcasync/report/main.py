@@ -44,7 +44,13 @@ def _write_figures(folder: Path, compared: Sequence[Setting]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, setting in enumerate(compared, start=1):
         for draw in (plot.evaluations, plot.losses, plot.throughput, plot.staleness):
-            (folder / f"{draw.__name__}-{number}.svg").write_text(alone(draw(setting)), encoding="utf-8")
+            file, svg = folder / f"{draw.__name__}-{number}.svg", draw(setting)
+            if svg:
+                file.write_text(alone(svg), encoding="utf-8")
+            else:
+                print(
+                    f"hpcasync: not written: {file}: the runs of {setting.title} hold nothing to draw", file=sys.stderr
+                )
 
 
 def _read(folders: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:

@@ -11,18 +11,20 @@ Rank r of it was rank members[r] when the run began: deaths have renumbered the 
 3. It removes all but the last two: should the last one be damaged, there is the one before. And what was begun and
    never completed.
 
-No pickle: a checkpoint is data and can do nothing when it is read.
+No pickle: a checkpoint is data and can do nothing when it is read. No links, pipes or devices: files are regular, and
+lie where their names say, so nothing else is read, waited for, overwritten or removed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Mapping, Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +36,11 @@ from torch import Tensor
 from hpcasync.errors import UsageError
 from hpcasync.json_file import sync_folder, write_json
 from hpcasync.run.gather import gather_text
+from hpcasync.run.packing import pack, unpack
 from hpcasync.world import World
 
-SCHEMA = "hpcasync.checkpoint/1"
+SCHEMA = "hpcasync.checkpoint/2"
 KEPT = 2
-_MARK = "~"  # begins the only key of an object that stands for something JSON has not
 
 
 def write(world: World, run: Path, step: int, state: Mapping[str, Any], members: Sequence[int]) -> None:
@@ -57,11 +59,13 @@ def write_rank(run: Path, step: int, rank: int, state: Mapping[str, Any]) -> dic
 
     Raises:
         TypeError: something else, named by its place.
+        UsageError: a link leads out of the run's folder.
     """
     folder = _unfinished(run, step)
+    check_links(run)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
-    document = _pack(dict(state), "state", tensors)
+    document = pack(dict(state), "state", tensors)
     files = {
         f"rank{rank}.safetensors": save(
             {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
@@ -69,7 +73,8 @@ def write_rank(run: Path, step: int, rank: int, state: Mapping[str, Any]) -> dic
         f"rank{rank}.json": json.dumps(document, allow_nan=False).encode(),
     }
     for name, content in files.items():
-        with (folder / name).open("wb") as file:
+        (folder / name).unlink(missing_ok=True)
+        with (folder / name).open("xb") as file:  # never what somebody else has put there
             file.write(content)
             os.fsync(file.fileno())
     return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -79,29 +84,41 @@ def complete(run: Path, step: int, members: Sequence[int], checksums: Mapping[st
     """Phases 2 and 3, by one rank: the checkpoint's folder. One of the same step that is there already is replaced."""
     unfinished, folder = _unfinished(run, step), run / "ckpt" / str(step)
     for left in set(unfinished.iterdir()) - {unfinished / name for name in checksums}:
-        left.unlink()  # by an attempt that was cut off
+        _remove(left)  # by an attempt that was cut off
     write_json(
         unfinished / "checkpoint.json",
         {"schema": SCHEMA, "step": step, "members": list(members), "sha256": dict(sorted(checksums.items()))},
     )
-    if folder.exists():
-        shutil.rmtree(folder)
+    _remove(folder)
     unfinished.rename(folder)
     sync_folder(folder.parent)
-    for old in (*(run / "ckpt" / str(step) for step in _steps(run)[:-KEPT]), *(run / "ckpt").glob(".*")):
-        shutil.rmtree(old, ignore_errors=True)
+    for old in (*_completed(run)[KEPT:], *_begun(run)):
+        _remove(old)
     return folder
 
 
 def latest(run: Path) -> Path | None:
-    """The newest checkpoint of the run that is whole, judged by its checksums; None if there is none."""
-    return next((run / "ckpt" / str(step) for step in reversed(_steps(run)) if _is_whole(run, step)), None)
+    """The newest checkpoint of the run that is whole; None if there is none."""
+    return examine(run)[0]
+
+
+def examine(run: Path) -> tuple[Path | None, dict[Path, str]]:
+    """The newest checkpoint of the run that is whole, judged by its checksums, and what is wrong with newer ones."""
+    damaged: dict[Path, str] = {}
+    for folder in _completed(run):
+        try:
+            _check_whole(folder)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            damaged[folder] = in_words(error)
+        else:
+            return folder, damaged
+    return None, damaged
 
 
 def describe(folder: Path) -> tuple[int, list[int]]:
-    """(step, members) of a checkpoint: rank 0's steps, and who its ranks were when the run began."""
-    document = json.loads((folder / "checkpoint.json").read_bytes())
-    return int(document["step"]), [int(rank) for rank in document["members"]]
+    """(step, members) of a checkpoint that is whole: rank 0's steps, and who its ranks were when the run began."""
+    document = read_json(folder / "checkpoint.json")
+    return document["step"], document["members"]
 
 
 def read_rank(folder: Path, rank: int) -> dict[str, Any]:
@@ -111,11 +128,13 @@ def read_rank(folder: Path, rank: int) -> dict[str, Any]:
         UsageError: the checkpoint holds no such rank, or its files are damaged.
     """
     try:
-        tensors = load((folder / f"rank{rank}.safetensors").read_bytes())
-        state = _unpack(json.loads((folder / f"rank{rank}.json").read_bytes()), tensors)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UsageError(f"{folder}: the state of rank {rank} cannot be read ({error})") from error
-    assert isinstance(state, dict)
+        with open_regular(folder / f"rank{rank}.safetensors") as file:
+            tensors = load(file.read())
+        state = unpack(read_json(folder / f"rank{rank}.json"), tensors)
+        if not isinstance(state, dict):
+            raise TypeError(f"it is a {type(state).__name__}")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UsageError(f"{folder}: the state of rank {rank} cannot be read ({in_words(error)})") from error
     return state
 
 
@@ -123,60 +142,73 @@ def _unfinished(run: Path, step: int) -> Path:
     return run / "ckpt" / f".{step}"
 
 
-def _steps(run: Path) -> list[int]:
-    """The steps of the completed checkpoints, in order."""
-    return sorted(int(path.name) for path in (run / "ckpt").glob("*") if re.fullmatch("[0-9]+", path.name))
+def _completed(run: Path) -> list[Path]:
+    """The completed checkpoints, the newest first, and whatever else has the name of one."""
+    found = [path for path in (run / "ckpt").glob("*") if re.fullmatch("[0-9]+", path.name)]
+    return sorted(found, key=lambda path: int(path.name), reverse=True)
 
 
-def _is_whole(run: Path, step: int) -> bool:
-    folder = run / "ckpt" / str(step)
-    try:
-        document = json.loads((folder / "checkpoint.json").read_bytes())
-        checksums = document["sha256"]
-        return (
-            document["schema"] == SCHEMA
-            and len(checksums) == 2 * len(document["members"])
-            and all(
-                hashlib.sha256((folder / Path(name).name).read_bytes()).hexdigest() == checksum
-                for name, checksum in checksums.items()
-            )
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+def _begun(run: Path) -> list[Path]:
+    """Those that were begun and never completed."""
+    return [path for path in (run / "ckpt").glob(".*") if re.fullmatch(r"\.[0-9]+", path.name)]
 
 
-def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """``value`` as strict JSON can hold it; tensors go to ``tensors`` under the name of their place."""
-    if isinstance(value, Tensor):
-        tensors[place] = value
-        return {f"{_MARK}tensor": place}
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {f"{_MARK}float": str(value)}
-    if isinstance(value, list | tuple):
-        items = [_pack(item, f"{place}.{index}", tensors) for index, item in enumerate(value)]
-        return items if isinstance(value, list) else {f"{_MARK}tuple": items}
-    if isinstance(value, Mapping):
-        if all(isinstance(key, str) and not key.startswith(_MARK) for key in value):
-            return {key: _pack(item, f"{place}.{key}", tensors) for key, item in value.items()}
-        keys, values = list(value.keys()), list(value.values())
-        return {f"{_MARK}dict": [_pack(keys, f"{place}.keys", tensors), _pack(values, f"{place}.values", tensors)]}
-    raise TypeError(f"{place}: a checkpoint cannot hold a {type(value).__name__}")
+def check_links(run: Path) -> None:
+    """Raises UsageError if the checkpoints of ``run``, or one that was begun, lie where a link leads."""
+    for path in (run / "ckpt", *_begun(run)):
+        if path.is_symlink():
+            raise UsageError(f"{path} is a link; checkpoints lie in the run's own folder: remove it")
 
 
-def _unpack(document: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(document, list):
-        return [_unpack(item, tensors) for item in document]
-    if not isinstance(document, dict):
-        return document
-    mark = next(iter(document), "")
-    if not mark.startswith(_MARK):
-        return {key: _unpack(item, tensors) for key, item in document.items()}
-    content = document[mark]
-    if mark == f"{_MARK}tensor":
-        return tensors[content]
-    if mark == f"{_MARK}float":
-        return float(content)
-    items = _unpack(content, tensors)
-    return tuple(items) if mark == f"{_MARK}tuple" else dict(zip(*items, strict=True))
+def _remove(path: Path) -> None:
+    """Whatever has this name; what a link leads to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _check_whole(folder: Path) -> None:
+    """Raises one of many exceptions if ``folder`` is no checkpoint as :func:`complete` leaves it."""
+    if folder.is_symlink() or not folder.is_dir():
+        raise ValueError("it is no folder")
+    document = read_json(folder / "checkpoint.json")
+    if document["schema"] != SCHEMA:
+        raise ValueError(f"checkpoint.json has the schema {document['schema']}, not {SCHEMA}")
+    if type(document["step"]) is not int or str(document["step"]) != folder.name:
+        raise ValueError(f"checkpoint.json is of step {document['step']}")
+    members, checksums = document["members"], document["sha256"]
+    if not members or not all(type(rank) is int for rank in members) or sorted({-1, *members}) != [-1, *members]:
+        raise ValueError(f"checkpoint.json has members {members}")
+    if checksums.keys() != {f"rank{rank}.{kind}" for rank in range(len(members)) for kind in ("json", "safetensors")}:
+        raise ValueError("checkpoint.json names other files than its members'")
+    for name, checksum in checksums.items():
+        with open_regular(folder / name) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != checksum:
+                raise ValueError(f"{name} is not what was written")
+
+
+def in_words(error: Exception) -> str:
+    """What an exception says about a file, on one line."""
+    if isinstance(error, OSError):
+        return f"{Path(error.filename).name}: {error.strerror}" if error.filename else str(error)
+    if isinstance(error, KeyError):
+        return f"no {error}"
+    return "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+
+
+def read_json(path: Path) -> Any:
+    """What a regular file holds. Raises OSError, ValueError or RecursionError."""
+    with open_regular(path) as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path.name} is no JSON: {error}") from error
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """A file to read. Raises OSError; ValueError for a link, a pipe or a device, none of which is waited for."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise ValueError(f"{path.name} is no regular file")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    return os.fdopen(descriptor, "rb")

@@ -14,6 +14,7 @@ from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 from hpcasync.errors import UsageError
 from hpcasync.faults import parse_kill, parse_slow
 from hpcasync.laws import parse_law
+from hpcasync.run.config import plain
 from hpcasync.run.trace import Contribution, read_traces
 from hpcasync.strategies import parse_strategy
 from hpcasync.strategies.guard import NonFinite
@@ -39,6 +40,8 @@ class Options:
     """Name of the run's folder; default: job, strategy and time."""
     resume: Annotated[bool, FlagCreatePairsOff] = False
     """Go on with the run --name from its last checkpoint; begin it if there is none of this name."""
+    restart: Annotated[bool, FlagCreatePairsOff] = False
+    """With --resume: begin the run again where it has checkpoints, but none that is whole."""
     checkpoint_every: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
     """Write a checkpoint every so many seconds, besides that when a signal stops the run (default: none)."""
     seed: int = 0
@@ -97,6 +100,8 @@ class Options:
         self._need("name", _is_folder_name, "a folder's name without a slash")
         if self.resume and self.name is None:
             raise UsageError("--resume: which run? Give its --name, too")
+        if self.restart and not self.resume:
+            raise UsageError("--restart: it says what --resume may do; without --resume every run begins anew")
         if self.world == "sim":
             self.ranks = self.ranks or 4
         elif self.ranks is not None:
@@ -105,6 +110,7 @@ class Options:
             )
         if self.replay is None and self.epochs is None and self.steps is None and self.seconds is None:
             self.epochs = 10
+        self.config()
 
     @cached_property
     def traces(self) -> list[list[Contribution]] | None:
@@ -122,8 +128,8 @@ class Options:
         self.epochs = self.steps = self.seconds = self.target = None
 
     def config(self) -> dict[str, Any]:
-        """Every option as JSON can hold it."""
-        return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
+        """Every option as JSON holds it. Raises UsageError if it cannot hold one."""
+        return {field.name: plain(getattr(self, field.name), field.name) for field in dataclasses.fields(self)}
 
     def _need(self, name: str, holds: Any, wanted: str) -> None:
         value = getattr(self, name)
@@ -133,13 +139,3 @@ class Options:
 
 def _is_folder_name(name: str) -> bool:
     return name not in ("", ".", "..") and "/" not in name and "\0" not in name
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,57 +15,71 @@ import numpy as np
 import torch
 
 from hpcasync.errors import UsageError
+from hpcasync.replica import Replica
 from hpcasync.run import checkpoint
 from hpcasync.run.feed import Standing
 from hpcasync.run.metrics import Totals
 from hpcasync.run.options import Options
 from hpcasync.run.record import create_folder, has_failed
+from hpcasync.run.say import warn
+from hpcasync.run.state import check_state
 from hpcasync.strategies import Strategy
 
 # What may differ from the attempt before: where things are, what goes wrong ...
-_FREE = frozenset({"resume", "results", "data", "threads", "kill", "checkpoint_every", "non_finite"})
+_FREE = frozenset({"resume", "restart", "results", "data", "threads", "kill", "checkpoint_every", "non_finite"})
 # ... and, until the run is done, when it stops.
 _FREE_UNTIL_DONE = _FREE | {"epochs", "steps", "seconds", "target", "evaluate_every"}
+_ELSE = "move that folder away to go on from the checkpoint before"
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What --resume has found: the folder of a run (None: a new run), where it goes on (None: from the beginning), and
-    whether it is done already."""
+    """What --resume has found: the folder of a run (None: a new run), where it goes on (None: from the beginning),
+    whether it is done already, and the newer checkpoints that are damaged."""
 
     folder: Path | None = None
     checkpoint: Path | None = None
     done: bool = False
+    damaged: tuple[Path, ...] = ()
 
     def to_text(self) -> str:
-        return json.dumps([str(self.folder or ""), str(self.checkpoint or ""), self.done])
+        paths = [str(self.folder or ""), str(self.checkpoint or "")]
+        return json.dumps([*paths, self.done, *map(str, self.damaged)])
 
     @classmethod
     def from_text(cls, text: str) -> Opening:
-        folder, found, done = json.loads(text)
-        return cls(Path(folder) if folder else None, Path(found) if found else None, done)
+        folder, found, done, *damaged = json.loads(text)
+        return cls(Path(folder) if folder else None, Path(found) if found else None, done, tuple(map(Path, damaged)))
 
 
 def find_run(options: Options, size: int, job: str) -> Opening:
     """By the leading rank of ``size`` that run ``job``.py: what there is to go on with. Nothing is changed.
 
+    Says on stderr which checkpoints are damaged, and what that costs.
+
     Raises:
-        UsageError: the run in the folder is another one than these options ask for.
+        UsageError: the run in the folder is another one than these options ask for, or has checkpoints and none that
+            is whole, and there is no --restart.
     """
     if not options.resume or options.name is None or not (options.results / options.name).exists():
         return Opening()
     folder = (options.results / options.name).resolve()
     done = (folder / "DONE").exists()
-    found = None if done else checkpoint.latest(folder)
+    found, damaged = (None, {}) if done else checkpoint.examine(folder)
+    if not done:
+        checkpoint.check_links(folder)
     if done or found is not None:
         _check(folder, found, options, size, job, _FREE if done else _FREE_UNTIL_DONE)
-    return Opening(folder, found, done)
+    if damaged:
+        _tell(damaged, found, options.restart)
+    return Opening(folder, found, done, tuple(damaged))
 
 
 def take_folder(opening: Opening, options: Options, stem: str) -> Path:
     """By the leading rank: the run's folder, made for a new run.
 
-    An attempt that has left no checkpoint behind, and any FAILED.json, is moved into a folder attempt-<n> of the run's.
+    An attempt that has left no whole checkpoint behind is moved into a folder attempt-<n> of the run's; so are damaged
+    checkpoints, of which newer ones would be kept in their place, and any FAILED.json.
 
     Raises:
         UsageError: the folder of a new run exists, or cannot be made.
@@ -74,24 +89,58 @@ def take_folder(opening: Opening, options: Options, stem: str) -> Path:
         return create_folder(options.results, options.name, stem)
     if opening.checkpoint is None:
         _set_aside(folder, [path for path in folder.iterdir() if not path.name.startswith("attempt-")])
-    elif has_failed(folder):
-        _set_aside(folder, [folder / "FAILED.json"])
+    else:
+        _set_aside(folder, [*opening.damaged, *([folder / "FAILED.json"] if has_failed(folder) else [])])
     return folder
 
 
+def _tell(damaged: Mapping[Path, str], found: Path | None, restart: bool) -> None:
+    """Say what is wrong with the ``damaged`` checkpoints, and that ``found`` is used instead, or none."""
+    newest = next(iter(damaged))
+    what = ", ".join(f"{folder.name} ({reason})" for folder, reason in damaged.items())
+    what = f"{newest.parent}: damaged checkpoint{'s' * (len(damaged) > 1)} {what}"
+    if found is None and not restart:
+        raise UsageError(f"--resume: {what}, and none that is whole; --resume --restart begins the run again at step 0")
+    lost = int(newest.name) - int(found.name if found else 0)
+    instead = f"going on from {found.name}" if found else "--restart: beginning again at step 0"
+    warn(f"{what}; {instead}, {lost} steps of rank 0 are lost")
+
+
 def _check(folder: Path, found: Path | None, options: Options, size: int, job: str, free: frozenset[str]) -> None:
-    document = json.loads((folder / "run.json").read_text())
+    document = _read_run(folder)
     if document["job"] != job:
         raise UsageError(f"--resume: {folder.name} was begun by {document['job']}.py, not by {job}.py")
     before: dict[str, Any] = document["config"]
-    now = json.loads(json.dumps(options.config()))
+    now = options.config()
     for name in sorted(before.keys() | now.keys()):
         if name not in free and before.get(name) != now.get(name):
             option, was = f"--{name.replace('_', '-')}", before.get(name)
             raise UsageError(f"--resume: {folder.name} was begun with {option} {was}, not {now.get(name)}")
-    sizes = {document["world"]["size"], *([len(checkpoint.describe(found)[1])] if found else [])}
+    begun = document["world"]["size"]
+    members = checkpoint.describe(found)[1] if found else []
+    sizes = {begun, *([len(members)] if found else [])}
     if size not in sizes:
         raise UsageError(f"--resume: {found or folder} is for {' or '.join(map(str, sorted(sizes)))} ranks, not {size}")
+    if members and members[-1] >= begun:
+        raise UsageError(f"--resume: {found}: ranks {members} were never in a run of {begun}; move it away")
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    """run.json, as far as it is needed to go on."""
+    try:
+        document = checkpoint.read_json(folder / "run.json")
+        if (
+            isinstance(document["job"], str)
+            and isinstance(document["config"], dict)
+            and isinstance(document["failures"], list)
+            and type(document["world"]["size"]) is int
+            and isinstance(document["attempts"][-1]["status"], str)
+        ):
+            return dict(document)
+        reason = "not as a run writes it"
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        reason = checkpoint.in_words(error)
+    raise UsageError(f"--resume: {folder}/run.json cannot be used ({reason}); put it back, or give another --name")
 
 
 def _set_aside(folder: Path, paths: list[Path]) -> None:
@@ -134,23 +183,45 @@ class Saved:
         state: what :func:`capture` has found, of this rank or of the first that was left.
         whole: no rank was missing.
         own: this rank was not missing.
+        source: where the state is from, in words.
     """
 
     state: dict[str, Any]
     whole: bool
     own: bool
+    source: str
 
     @classmethod
-    def read(cls, folder: Path, rank: int, size: int) -> Saved:
-        """What ``rank`` of ``size`` finds in the checkpoint ``folder``. Raises UsageError if it is damaged."""
+    def read(cls, folder: Path, rank: int, size: int, replica: Replica) -> Saved:
+        """What ``rank`` of ``size`` finds in the checkpoint ``folder``.
+
+        Raises:
+            UsageError: it is damaged, or of another model than ``replica``'s.
+        """
         members = checkpoint.describe(folder)[1]
-        if len(members) == size:
-            return cls(checkpoint.read_rank(folder, rank), whole=True, own=True)
-        own = rank in members
-        return cls(checkpoint.read_rank(folder, members.index(rank) if own else 0), whole=False, own=own)
+        whole = len(members) == size
+        own = whole or rank in members
+        source = rank if whole else members.index(rank) if own else 0
+        state = checkpoint.read_rank(folder, source)
+        try:
+            check_state(state, replica)
+        except ValueError as error:
+            raise UsageError(f"{folder}: the state of rank {source} cannot be used ({error}); {_ELSE}") from error
+        return cls(state, whole, own, f"{folder}: the state of rank {source}")
 
     def restore(self, strategy: Strategy) -> tuple[Totals, Standing]:
-        """Collective. Have ``strategy`` and the random numbers go on as :func:`capture` has found them."""
+        """Collective. Have ``strategy`` and the random numbers go on as :func:`capture` has found them.
+
+        Raises:
+            UsageError: what is in the checkpoint is not this strategy's.
+        """
+        try:
+            return self._restore(strategy)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+            reason = f"{type(error).__name__}: {checkpoint.in_words(error)}"
+            raise UsageError(f"{self.source} cannot be used ({reason}); {_ELSE}") from error
+
+    def _restore(self, strategy: Strategy) -> tuple[Totals, Standing]:
         if self.whole:
             strategy.load_state_dict(self.state["strategy"])
         else:

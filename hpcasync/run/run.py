@@ -114,7 +114,7 @@ class Run:
         self._choice = parse_strategy(self.options.strategy, self.options.compress)
         self._trained, self._evaluate_by = (replica, optimizer), evaluate
         opening = self._find()
-        saved = Saved.read(opening.checkpoint, self.rank, self.size) if opening.checkpoint else None
+        saved = Saved.read(opening.checkpoint, self.rank, self.size, replica) if opening.checkpoint else None
         self.agree(0)
         if saved is not None and not saved.whole:
             adopt(saved.state["strategy"], replica)
