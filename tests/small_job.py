@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def attempt(
     in_step: Callable[[Run], None] = lambda run: None,
     build: Callable[[], nn.Module] = model,
     batches: int = BATCHES,
+    job: Options | None = None,
     **more: Any,
 ) -> list[tuple[int, Tensor] | None]:
     """Begin the run in ``folder`` or go on with it: each rank's exit code and parameters, None for the dead.
@@ -66,9 +68,11 @@ def attempt(
         in_step: called by every rank in every step.
         build: makes the model, (n, 2) -> (n, 1).
         batches: of an epoch.
+        job: the options that are not given here.
         more: further options of the job.
     """
-    options = Options(
+    options = replace(
+        job or Options(),
         **{"strategy": tuple(words.split()), "ranks": RANKS, "epochs": EPOCHS} | more,
         world="sim",
         results=folder.parent,

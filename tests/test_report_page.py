@@ -73,6 +73,17 @@ def test_labels_of_curves_that_end_alike_keep_their_distance() -> None:
     assert heights == pytest.approx([0.1, 0.8, 0.9, 1.0])
 
 
+def test_a_figure_without_data_is_told_and_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "runs", document("a", status="failed"), done=False)
+    figures = tmp_path / "figures"
+    assert report([tmp_path / "runs"], tmp_path / "page.html", figures) == tmp_path / "page.html"
+    assert (tmp_path / "page.html").exists()
+    told = capsys.readouterr().err.splitlines()
+    names = ["evaluations-1.svg", "losses-1.svg", "throughput-1.svg", "staleness-1.svg"]
+    assert told == [f"hpcasync: not written: {figures / name}: no data in digits, 4 ranks, slow 3:4" for name in names]
+    assert list(figures.iterdir()) == []
+
+
 def test_figures_are_files_that_stand_alone(tmp_path: Path) -> None:
     write(tmp_path / "runs", document("a"))
     write(tmp_path / "runs", document("b", "downpour"))

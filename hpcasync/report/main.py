@@ -18,7 +18,8 @@ def report(paths: Sequence[Path], output: Path | None = None, figures: Path | No
     """Prints the table of the runs in `paths` and writes their page; returns the page's path.
 
     `paths` are run folders or folders of runs; `output` is by default report.html in the first of them. The page's
-    plots also go to the folder `figures`, if given, as files such as evaluations-1.svg. A run whose
+    plots also go to the folder `figures`, if given, as files such as evaluations-1.svg; one for which there are no data
+    is named on stderr. A run whose
     run.json cannot be used is named on stderr and in the page, and the others are reported. Raises UsageError when
     there is no run to report, or when `output` is a file that is not a report.
     """
@@ -48,9 +49,7 @@ def _write_figures(folder: Path, compared: Sequence[Setting]) -> None:
             if svg:
                 file.write_text(alone(svg), encoding="utf-8")
             else:
-                print(
-                    f"hpcasync: not written: {file}: the runs of {setting.title} hold nothing to draw", file=sys.stderr
-                )
+                print(f"hpcasync: not written: {file}: no data in {setting.title}", file=sys.stderr)
 
 
 def _read(folders: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
