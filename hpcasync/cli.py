@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from hpcasync.arguments import parse
 from hpcasync.errors import UsageError
 from hpcasync.launch import (
     Binding,
+    Display,
     Launcher,
     LauncherName,
     command,
@@ -103,7 +103,8 @@ def run(words: Sequence[str]) -> int:
     if arguments.dry_run:
         print(shlex.join(argv))
         return 0
-    return execute(argv, survivable=launcher.family == "Open MPI")
+    display = Display(_ranks(arguments), Path(job).name, _observe)
+    return execute(argv, display, survivable=launcher.family == "Open MPI")
 
 
 def submit(words: Sequence[str]) -> int:
@@ -189,10 +190,8 @@ def _launch_command(launcher: Launcher, program: Sequence[str], arguments: RunAr
     cores, groups = environment.cores(), environment.allocation()
     if arguments.n is not None and len(groups) > 1:
         raise UsageError(f"-n {arguments.n}: in a heterogeneous job the groups' tasks are the ranks")
-    ranks = arguments.n or sum(group.tasks for group in groups) or cores
+    ranks = _ranks(arguments)
     variables = {environment.RANKS: str(ranks)}
-    if sys.stdout.isatty():
-        variables |= {environment.TERMINAL: "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
     if len(groups) > 1:
         return heterogeneous(launcher, program, groups, variables, arguments.binding)
     threads = value_of(program, "--threads")
@@ -211,6 +210,25 @@ def _launch_command(launcher: Launcher, program: Sequence[str], arguments: RunAr
         nodes=groups[0].nodes if groups else None,
         binding=arguments.binding,
     )
+
+
+def _ranks(arguments: RunArguments) -> int:
+    return arguments.n or sum(group.tasks for group in environment.allocation()) or environment.cores()
+
+
+def _observe(folder: Path) -> Callable[[], str]:
+    """What says how the run in ``folder`` is getting on, nothing before its first step; Slurm is not asked."""
+    from hpcasync.status.ranks import Paces
+    from hpcasync.status.screen import figures
+    from hpcasync.status.state import observe
+
+    paces = Paces(folder)
+
+    def look() -> str:
+        state = observe(folder, paces, {})
+        return f"{state.record.strategy}  {figures(state)}" if state.steps else ""
+
+    return look
 
 
 def _run_directly(program: list[str], dry_run: bool) -> int:

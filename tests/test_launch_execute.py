@@ -6,14 +6,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcasync.errors import UsageError
-from hpcasync.launch import Launcher, LauncherName, find_launcher
-from hpcasync.launch.boxes import Boxes
+from hpcasync.launch import Display, Launcher, LauncherName, find_launcher
+from hpcasync.launch.boxes import DONE, RUNNING, UP, Boxes
 from hpcasync.launch.execute import execute
 
 RULE = "-" * 74 + "\n"
@@ -90,7 +91,7 @@ def test_one_mistake_of_many_ranks_is_shown_once() -> None:
     assert shown([*EXPLAINED, other, *EXPLAINED]) == [*EXPLAINED, other]
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1"])
 def test_the_signal_that_has_stopped_a_run_is_understood(name: str) -> None:
     boxes = Boxes()
     boxes.feed(f"hpcasync: stopped by {name}; --resume --name run goes on\n")
@@ -161,48 +162,139 @@ def test_an_unknown_launcher_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         find_launcher(tmp_path)
 
 
+def run(*words: Path | str, survivable: bool = False) -> int:
+    """execute() of a launcher."""
+    return execute([str(word) for word in words], Display(2, "job.py", lambda folder: lambda: "fine"), survivable)
+
+
 @pytest.mark.parametrize("code", [0, 1, 2, 85])
 def test_the_launchers_exit_code_is_returned(tmp_path: Path, code: int) -> None:
-    assert execute([str(script(tmp_path / "launcher", f"raise SystemExit({code})"))]) == code
+    assert run(script(tmp_path / "launcher", f"raise SystemExit({code})")) == code
 
 
 def test_a_launcher_that_a_signal_ended(tmp_path: Path) -> None:
-    assert execute([str(script(tmp_path / "launcher", "import os; os.kill(os.getpid(), 9)"))]) == 128 + 9
+    assert run(script(tmp_path / "launcher", "import os; os.kill(os.getpid(), 9)")) == 128 + 9
 
 
 def test_stderr_comes_through(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     text = "".join(EXPLAINED + NON_ZERO)
     path = script(tmp_path / "launcher", f"import sys; sys.stderr.write({text!r}); sys.exit(2)")
-    assert execute([str(path)]) == 2
+    assert run(path) == 2
     assert capfd.readouterr().err == EXPLAINED[0]
 
 
-LISTENING_LAUNCHER = """
-import signal, sys, time
+def test_words_for_the_launcher_are_not_shown() -> None:
+    boxes = Boxes()
+    lines = [f"{UP}\n", f"50 % {UP}\n", f"{RUNNING}/a b/run\n", "hpcasync: done reading\n", f"75 %{DONE}\n"]
+    assert [shown for line in lines[:3] for shown in boxes.feed(line)] == ["50 % \n"]
+    assert (boxes.up, boxes.folder, boxes.is_over) == (2, Path("/a b/run"), False)
+    assert boxes.feed(lines[4]) == ["75 %\n"]
+    assert boxes.is_done
+
+
+def test_a_run_is_stopped_by_what_the_user_did() -> None:
+    boxes = Boxes()
+    boxes.asked_by = signal.SIGINT
+    assert boxes.feed("hpcasync: stopped by SIGUSR1; more\n") == ["hpcasync: stopped by SIGINT; more\n"]
+
+
+@pytest.mark.parametrize("dies", ["sys.exit(0)", "os.kill(os.getpid(), signal.SIGTERM)"])
+def test_a_run_that_is_done_ends_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], dies: str
+) -> None:
+    """The launcher hangs after the word; ended, it leaves a process behind which holds its stderr and says more."""
+    monkeypatch.setattr(sys.modules[execute.__module__], "CLOSE_SECONDS", 0.2)
+    word = f"{DONE}\n".encode()
+    path = script(
+        tmp_path / "launcher",
+        f"""import os, signal, subprocess, sys, time
+def end(*_):
+    subprocess.Popen(["sh", "-c", "echo late word >&2; sleep 0.5; echo later >&2; sleep 3"])
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    {dies}
+signal.signal(signal.SIGTERM, end)
+os.write(2, {word!r})
+time.sleep(100)""",
+    )
+    assert run(path, survivable=True) == 0
+    assert capfd.readouterr().err == ""
+
+
+TRAINING = f"{RUNNING}folder\n".encode()
+LISTENING_LAUNCHER = f"""
+import os, signal, sys, time
 def note(number, frame):
     print(signal.Signals(number).name, flush=True)
     if number != signal.SIGUSR1:
         sys.exit(7)
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
     signal.signal(number, note)
+if len(sys.argv) == 1:
+    os.write(2, {TRAINING!r})
 print("ready", flush=True)
 while True:
     time.sleep(0.05)
 """
 
 
+def listening(tmp_path: Path, *words: str, before: str = "") -> tuple[subprocess.Popen[str], IO[str]]:
+    """execute() of LISTENING_LAUNCHER in a process of its own, which listens to signals now; and what it prints."""
+    path = script(tmp_path / "launcher", LISTENING_LAUNCHER)
+    code = f"""import signal, sys
+from hpcasync.launch import Display, execute
+{before}
+sys.exit(execute({[str(path), *words]!r}, Display(2, "job.py", lambda folder: lambda: "fine")))"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    expected = {"starting 2 ranks of job.py ...\n", "ready\n"}
+    expected |= set() if words else {"training: hpcasync watch folder shows more\n"}
+    assert {process.stdout.readline() for _ in expected} == expected
+    return process, process.stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_and_the_second_ends(tmp_path: Path, number: signal.Signals) -> None:
-    path = script(tmp_path / "launcher", LISTENING_LAUNCHER)
-    code = f"import sys; from hpcasync.launch import execute; sys.exit(execute([{str(path)!r}]))"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+    process, printed = listening(tmp_path)
     process.send_signal(signal.SIGUSR1)
-    assert process.stdout.readline() == "SIGUSR1\n"
+    assert printed.readline() == "SIGUSR1\n"
     process.send_signal(number)
-    assert process.stdout.readline() == "SIGUSR1\n"
+    assert printed.readline() == "SIGUSR1\n"
     process.send_signal(number)
-    assert process.stdout.readline() == f"{number.name}\n"
-    assert process.wait() == 128 + number
-    process.stdout.close()
+    assert printed.readline() == f"{number.name}\n"
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert told == f"hpcasync: {number.name}: the ranks write a checkpoint and end; a second signal ends them at once\n"
+
+
+def test_a_closed_terminal_asks_once(tmp_path: Path) -> None:
+    """Shell and kernel send a SIGHUP each; and then nobody reads any more."""
+    process, printed = listening(tmp_path)
+    process.send_signal(signal.SIGHUP)
+    assert printed.readline() == "SIGUSR1\n"
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGUSR1)
+    assert printed.readline() == "SIGUSR1\n"
+    process.send_signal(signal.SIGTERM)
+    assert printed.readline() == "SIGTERM\n"
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGHUP
+
+
+def test_nohup_keeps_a_run_going(tmp_path: Path) -> None:
+    process, printed = listening(tmp_path, before="signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGUSR1)
+    assert printed.readline() == "SIGUSR1\n"
+    process.send_signal(signal.SIGTERM)
+    assert printed.readline() == "SIGUSR1\n"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_ranks_that_do_not_train_yet_are_ended_at_once(tmp_path: Path) -> None:
+    process, printed = listening(tmp_path, "mute")
+    process.send_signal(signal.SIGINT)
+    assert printed.readline() == "SIGTERM\n"
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (130, "hpcasync: SIGINT: the ranks are ended before they have trained\n")

@@ -22,14 +22,22 @@ from __future__ import annotations
 
 import re
 import signal
+from pathlib import Path
 
 EXPLANATION = "hpcasync: "
 LOST = f"{EXPLANATION}lost "  # a rank, and the others go on: not the last word
-DONE = f"{EXPLANATION}done"  # for the launcher alone: not shown
 ERROR = f"{EXPLANATION}error: "
 WARNING = f"{EXPLANATION}warning: "  # something is wrong, and the run goes on
 STOPPED = f"{EXPLANATION}stopped by "  # a signal
-_STOPPED = re.compile(rf"{STOPPED}(SIG(?:INT|TERM|USR1))\b")
+
+# Words for `hpcasync run` alone, which shows none of them. The mark tells them from whatever else a job prints, also
+# behind a line that has no end yet.
+_MARK = "\x1e"
+UP = f"{_MARK}{EXPLANATION}up"  # a rank has imported the job
+RUNNING = f"{_MARK}{EXPLANATION}running "  # and the run's folder
+DONE = f"{_MARK}{EXPLANATION}done"
+
+_STOPPED = re.compile(rf"{STOPPED}(SIG(?:HUP|INT|TERM|USR1))\b")
 _RULE = re.compile(r"-{60,}\s*\Z")
 _BOX = re.compile(
     r"prterun detected that one or more processes exited with non-zero status"
@@ -57,14 +65,20 @@ class Boxes:
     """Fed with stderr line by line, gives back the lines to show now.
 
     Attributes:
+        up: so many ranks have imported the job.
+        folder: the run's, once a rank has named it.
         is_done: a rank has said that the run is done.
         is_over: a rank has said how the run has ended; the launcher should end soon.
         stopped_by: the signal that a rank has said to have stopped the run; None if none has.
+        asked_by: the signal that the user has sent, which the ranks got as SIGUSR1; None if none has come.
     """
 
     def __init__(self) -> None:
+        self.up = 0
+        self.folder: Path | None = None
         self.is_done = self.is_over = False
         self.stopped_by: signal.Signals | None = None
+        self.asked_by: signal.Signals | None = None
         self._errors: set[str] = set()
         self._rule: list[str] = []  # a rule that may open a box: the next line decides
         self._box: list[str] | None = None  # where the lines of the open box go
@@ -74,6 +88,8 @@ class Boxes:
     def feed(self, line: str) -> list[str]:
         """The lines to show now that ``line`` has come."""
         line = line.replace("\0", "")  # Open MPI writes it behind a box
+        if _MARK in line:
+            line = self._heard(line)
         if not line:
             return []
         if self._box is not None:
@@ -101,11 +117,19 @@ class Boxes:
         """The lines still to show at the end."""
         return self._rule + ([] if self.is_over else self._held)
 
+    def _heard(self, line: str) -> str:
+        """A word for the launcher, at the end of a line; what stands before it."""
+        before, _, rest = line.partition(_MARK)
+        word = (_MARK + rest).rstrip("\n")
+        self.up += word == UP
+        if word.startswith(RUNNING):
+            self.folder = Path(word.removeprefix(RUNNING))
+        if word == DONE:
+            self.is_done = self.is_over = True
+        return before + "\n" if before else ""
+
     def _told(self, line: str) -> list[str]:
         """A line that may be a rank's word about the run."""
-        if line.startswith(DONE):
-            self.is_done = self.is_over = True
-            return []
         if line.startswith(ERROR):
             if line in self._errors:
                 return []
@@ -113,5 +137,6 @@ class Boxes:
         stopped = _STOPPED.match(line)
         if stopped is not None:
             self.stopped_by = signal.Signals[stopped.group(1)]
+            line = f"{STOPPED}{(self.asked_by or self.stopped_by).name}{line[stopped.end() :]}"
         self.is_over |= line.startswith(EXPLANATION) and not line.startswith((LOST, WARNING))
         return [line]

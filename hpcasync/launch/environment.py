@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 # Set by `hpcasync run` for the ranks it starts.
 RANKS = "HPCASYNC_RANKS"
-TERMINAL = "HPCASYNC_TERMINAL"
 
 # An allow-list: the rest of the environment may hold secrets.
 _KEPT = (
@@ -96,12 +94,6 @@ def srun_tasks() -> int | None:
     if "SLURM_STEP_NUM_TASKS" not in os.environ or launched_by() in ("mpirun", "mpiexec"):
         return None
     return int(os.environ["SLURM_STEP_NUM_TASKS"])
-
-
-def in_terminal() -> bool:
-    """Does standard output end in a terminal? Under a launcher only `hpcasync run` knows: Open MPI gives every rank a
-    pseudo-terminal, whatever its own output is."""
-    return TERMINAL in os.environ if launched_by() else sys.stdout.isatty()
 
 
 def host(rank: int) -> dict[str, Any]:

@@ -7,14 +7,13 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from hpcasync.launch import environment
-from hpcasync.launch.boxes import DONE, LOST, STOPPED
+from hpcasync.launch.boxes import DONE, LOST, RUNNING, STOPPED
 from hpcasync.run.evaluation import Evaluate, Evaluation
 from hpcasync.run.metrics import Metric, Totals, figure, summarize
 from hpcasync.run.options import Options
 from hpcasync.run.progress import Progress, closing
 from hpcasync.run.record import Record
-from hpcasync.run.say import say
+from hpcasync.run.say import say, tell_launcher
 from hpcasync.strategies import Strategy
 
 
@@ -37,7 +36,8 @@ class Leader:
     ) -> None:
         self.record, self._options, self._rank = record, options, rank
         self._evaluate, self._metrics = evaluate, metrics
-        self.progress = Progress(" ".join(options.strategy), environment.in_terminal())
+        self.progress = Progress(" ".join(options.strategy))
+        tell_launcher(f"{RUNNING}{record.folder}")
         self.follow(strategy)
         self._seconds_to_target: float | None = None
         self._value_at_target = math.nan
@@ -72,13 +72,13 @@ class Leader:
             summary["seconds_to_target"] = figure(self._seconds_to_target, "s", "lower")
         folder = self.record.folder
         if interrupted:
-            reason = f"stopped by {signal.Signals(interrupted).name}"
+            reason = "stopped"
             self.record.finish("interrupted", summary)
             say(f"{STOPPED}{signal.Signals(interrupted).name}; --resume --name {folder.name} goes on")
         else:
             reason = "done"
             self.record.finish("done", summary)
-            tell_launcher_done()
+            tell_launcher(DONE)
         self.progress.end(f"{closing(summary, last, self._target())}  {reason}: {folder}")
 
     def _target(self) -> str:
@@ -95,9 +95,3 @@ class Leader:
     def _judged(self, name: str, value: float) -> dict[str, Any]:
         told = next((metric for metric in self._metrics if metric.name == name), None)
         return figure(value, told.unit, told.better) if told else figure(value, "", "")
-
-
-def tell_launcher_done() -> None:
-    """To `hpcasync run`, which believes no exit code."""
-    if environment.expected_ranks() is not None:
-        say(DONE)

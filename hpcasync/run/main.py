@@ -13,14 +13,14 @@ from typing import NoReturn, TypeVar
 from hpcasync.arguments import parse
 from hpcasync.errors import RunFailure, UsageError
 from hpcasync.launch import environment
-from hpcasync.launch.boxes import EXPLANATION
+from hpcasync.launch.boxes import DONE, EXPLANATION, UP
 from hpcasync.run.gather import first_failure
-from hpcasync.run.leader import tell_launcher_done
 from hpcasync.run.options import Options
 from hpcasync.run.provenance import Origin
 from hpcasync.run.record import mark_failed
 from hpcasync.run.recovery import recover
 from hpcasync.run.run import AlreadyDone, PeerFailed, Run
+from hpcasync.run.say import tell_launcher
 from hpcasync.run.stop import Signals
 from hpcasync.run.worlds import KINDS, Kind
 from hpcasync.world import RankFailed, World
@@ -40,6 +40,7 @@ def main(train: Callable[[Run, Job], None], job: type[Job], argv: Sequence[str] 
         job: a dataclass that inherits from Options; its fields are the command-line options.
         argv: the options; the process's own unless given.
     """
+    tell_launcher(UP)
     words = sys.argv[1:] if argv is None else list(argv)
     path = Path(train.__code__.co_filename)
     try:
@@ -72,7 +73,7 @@ def live(train: Callable[[Run, Job], None], options: Job, run: Run, kind: Kind) 
         code = 0
         if run.rank == 0:
             print(end, flush=True)
-            tell_launcher_done()
+            tell_launcher(DONE)
     except RankFailed:
         return _give_up(run)
     except kind.failures as error:

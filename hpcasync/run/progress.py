@@ -1,45 +1,44 @@
-"""What rank 0 tells the user: one line that moves in a terminal, a line per evaluation elsewhere."""
+"""What rank 0 tells the user: a line per evaluation, and on a terminal of its own one line that moves."""
 
 from __future__ import annotations
 
+import sys
 import time
+from contextlib import suppress
 from typing import Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
-
+from hpcasync.launch import environment
+from hpcasync.launch.moving_line import MovingLine, can_move
 from hpcasync.run.metrics import Totals
 
 REFRESH_SECONDS = 0.2
 
 
 class Progress:
-    """Shows a run's progress. ``terminal``: standard output ends in one."""
+    """Shows a run's progress. Under a launcher `hpcasync run` draws the line that moves: a launcher holds back output
+    that is no whole line, and gives ranks a terminal whatever its own output is."""
 
-    def __init__(self, title: str, terminal: bool) -> None:
+    def __init__(self, title: str) -> None:
         self._title = title
-        self._live: Live | None = None
+        alone = environment.launched_by() is None
+        self._line = MovingLine(sys.stdout) if alone and can_move(sys.stdout) else None
         self._shown = 0.0
         self._evaluation = ""
-        if terminal:
-            console = Console(force_terminal=True)
-            self._live = Live(console=console, auto_refresh=False, transient=True)
-            self._live.start()
 
     def step(self, totals: Totals, epoch: int, seconds: float, loss: float) -> None:
         """After every step: redraw the moving line when it is due."""
-        if self._live is None or time.monotonic() - self._shown < REFRESH_SECONDS:
+        if self._line is None or time.monotonic() - self._shown < REFRESH_SECONDS:
             return
         self._shown = time.monotonic()
         rate = f"{totals.samples / seconds:.0f} samples/s on rank 0"
-        line = f"{self._title}  {_where(totals, epoch, seconds)}  {rate}  loss {loss:.4g}  {self._evaluation}"
-        self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+        where = _where(totals, epoch, seconds)
+        with suppress(OSError):  # the terminal was closed
+            self._line.draw(f"{self._title}  {where}  {rate}  loss {loss:.4g}  {self._evaluation}")
 
     def evaluated(self, totals: Totals, epoch: int | None, seconds: float, evaluation: dict[str, float]) -> None:
         """After every evaluation. ``epoch``: None for that of the drained strategy, after the last epoch."""
         self._evaluation = "  ".join(f"{name} {value:.4f}" for name, value in evaluation.items())
-        if self._live is None:
+        if self._line is None:
             print(f"{self._title}  {_where(totals, epoch, seconds)}  {self._evaluation}", flush=True)
 
     def end(self, line: str) -> None:
@@ -49,9 +48,10 @@ class Progress:
 
     def close(self) -> None:
         """Give the terminal back."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        if self._line is not None:
+            with suppress(OSError):
+                self._line.erase()
+            self._line = None
 
 
 def _where(totals: Totals, epoch: int | None, seconds: float) -> str:

@@ -18,12 +18,14 @@ _NOW, _AT, _GONE, _ASKED, _PAUSE, _CELLS = range(6)
 
 
 class Signals:
-    """Remembers the first SIGINT, SIGTERM or SIGUSR1, so that a rank can end at a step boundary instead of anywhere."""
+    """Remembers the first SIGINT, SIGTERM, SIGUSR1 or SIGHUP, so that a rank can end at a step boundary instead of
+    anywhere. Where SIGHUP is ignored (nohup), it stays so."""
 
     received = 0
 
     def __enter__(self) -> Self:
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+        numbers += [signal.SIGHUP] * (signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN)
         self._before = {number: signal.signal(number, self._remember) for number in numbers}
         return self
 

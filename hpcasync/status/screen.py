@@ -35,10 +35,12 @@ def screen(state: State, width: int, height: int) -> RenderableType:
 
 def line(state: State) -> str:
     """The run on one plain line."""
+    return "  ".join([state.record.name, WORDS[state.label], *([slurm(state)] if slurm(state) else []), figures(state)])
+
+
+def figures(state: State) -> str:
+    """How far it is and how fast, the most important first."""
     words = [
-        state.record.name,
-        WORDS[state.label],
-        *([slurm(state)] if slurm(state) else []),
         *([percent(state.progress)] if math.isfinite(state.progress) else []),
         f"step {state.steps}",
         f"{state.seconds:.1f} s",
