@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import re
 import struct
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -47,6 +49,26 @@ def test_digits_are_split_once_and_in_proportion():
     assert ((train + test) / 1797 * 360 - test).abs().max() < 1
     again = load_images(None)
     assert torch.equal(again.test_x, images.test_x)
+
+
+def test_the_digits_are_scikit_learns_without_importing_it(monkeypatch):
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load_digits(return_X_y=True)
+    images, own_labels = digits.read()
+    assert np.array_equal(images.reshape(-1, 64), pixels)
+    assert np.array_equal(own_labels, labels)
+    for seed in range(20):
+        test_size = 360 + seed
+        expected = train_test_split(np.arange(1797), test_size=test_size, stratify=labels, random_state=seed)
+        for own, theirs in zip(digits.split(own_labels, test_size, seed), expected, strict=True):
+            assert np.array_equal(own, theirs)
+    code = "import sys; from hpcasync.data import load_images; load_images(None); print('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100).stdout == "False\n"
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="pip install scikit-learn"):
+        digits.load()
 
 
 def test_images_are_normalised_by_the_training_set(tmp_path):
