@@ -121,6 +121,11 @@ class Options:
         """The options of one rank: in a replay, each makes as many steps as it made in the run."""
         return self if self.traces is None else dataclasses.replace(self, steps=len(self.traces[rank]))
 
+    def of_every_rank(self) -> dict[str, Any]:
+        """{name: value} of those that must be the same on every rank; threads and data are a machine's own."""
+        own = {"threads", "data"} | ({"steps"} if self.replay is not None else set())
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in own}
+
     def _follow(self, folder: Path) -> None:
         """What decided when a step or the run ended, the trace decides now."""
         self.world, self.ranks, self.results, self.name = "sim", len(read_traces(folder)), folder / "replays", None

@@ -16,7 +16,9 @@ from torch import Tensor
 from hpcasync.errors import UsageError
 from hpcasync.launch.execute import exit_code
 from hpcasync.replica import Replica
-from hpcasync.run.checkpoint import describe, write
+from hpcasync.run.agreement import check_alike, describe
+from hpcasync.run.checkpoint import describe as describe_checkpoint
+from hpcasync.run.checkpoint import write
 from hpcasync.run.evaluation import Evaluate
 from hpcasync.run.feed import Feed, samples_in
 from hpcasync.run.gather import broadcast_text, first_failure
@@ -101,8 +103,8 @@ class Run:
             metric: which of them are to be judged, and which way; the first is what --target is about.
 
         Raises:
-            UsageError: the folder exists, the strategy cannot be built, or --target has no metric; nothing has been
-                overwritten.
+            UsageError: the ranks do not train alike, the folder exists, the strategy cannot be built, or --target has
+                no metric; nothing has been overwritten.
         """
         self._metrics = declared(metric)
         if self.options.target is not None and not self._metrics:
@@ -113,6 +115,7 @@ class Run:
         self.agree(0)
         self._choice = parse_strategy(self.options.strategy, self.options.compress)
         self._trained, self._evaluate_by = (replica, optimizer), evaluate
+        check_alike(self.world, describe(self._choice, replica, optimizer, self.options.of_every_rank()))
         opening = self._find()
         saved = Saved.read(opening.checkpoint, self.rank, self.size, replica) if opening.checkpoint else None
         self.agree(0)
@@ -220,7 +223,7 @@ class Run:
         if self.rank == 0:
             folder = take_folder(opening, self.options, f"{self._origin.job.stem}-{self._choice.name}").resolve()
             if opening.checkpoint:
-                self._lead(Record.resume(folder, describe(opening.checkpoint)[0]))
+                self._lead(Record.resume(folder, describe_checkpoint(opening.checkpoint)[0]))
             else:
                 entries = self._origin.entries(self.options, self._choice, self.size, hosts) | measured
                 entries["metrics"] = [dataclasses.asdict(metric) for metric in self._metrics]
