@@ -16,6 +16,7 @@ from hpcasync.errors import UsageError
 from hpcasync.replica import Replica
 from hpcasync.sim import simulate
 from hpcasync.strategies import STRATEGIES, parse_strategy
+from hpcasync.strategies.basgd import Basgd
 from hpcasync.strategies.hogwild import Hogwild
 from hpcasync.strategies.neuron import Neuron
 from hpcasync.world import World
@@ -25,7 +26,8 @@ NOT_PLAIN = (
     *("stale", "downpour_adagrad", "dana", "easgd", "eamsgd", "slowmo", "diloco", "streaming_diloco"),
     *("delayed_nesterov", "dylu", "halos", "neuron_cyclic", "asyscd", "gauss_southwell"),
 )
-B = ("sgp", "overlap_sgp", "wagma", "layup", "basgd", "neuron")
+# whoever cannot keep what a script changes in weights
+REFUSE = ("eager", "solo", "basgd", "neuron", "neuron_cyclic", "asyscd", "gauss_southwell")
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 
 
@@ -260,8 +262,27 @@ def test_habits_that_change_nothing_change_nothing(name):
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in NOT_PLAIN])
 def test_one_rank_trains_what_plain_pytorch_trains(name):
     cls = STRATEGIES[name].cls
-    habits = interleaved([*([] if name in B else CHANGES), *([] if cls.sends_in_backward else GRADIENTS)])
+    habits = interleaved([*([] if cls is Basgd else CHANGES), *([] if cls.sends_in_backward else GRADIENTS)])
     assert close(trained(name, 1, habits), plain(habits))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, entry in STRATEGIES.items() if not entry.cls.replicated or name in REFUSE]
+)
+def test_a_weight_that_one_rank_of_two_changes(name):
+    """By 8: for both where parameters are shared, by 4 in the mean of two replicas, by its weight in push-sum."""
+
+    def grow(script: Script) -> None:
+        if script.rank == 0:
+            script.model.last.bias.data += 8
+
+    habits = [None, ("grow", "after step", grow), None, None, None]
+    if name in REFUSE:
+        with pytest.raises(UsageError, match="the script has changed weights between two steps"):
+            trained(name, 2, habits)
+        return
+    moved = trained(name, 2, habits) - trained(name, 2, [None] * 5)
+    assert 0.5 < float(moved.abs().max()) < 9, moved
 
 
 @every_strategy

@@ -41,6 +41,8 @@ class Basgd(Strategy):
         UsageError: more buckets than ranks, or a rule that is unknown, needs more buckets or whole gradients.
     """
 
+    rereads = True
+
     def __init__(
         self,
         replica: Replica,

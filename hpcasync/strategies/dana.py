@@ -42,6 +42,11 @@ class _Part:
         self._ahead.push(self._turn)
         self._flush()
 
+    def change(self, change: Tensor) -> None:
+        """Add ``change`` (n,) to the central parameters."""
+        self._center.push(change)
+        self._flush()
+
     def withdraw(self) -> None:
         """This rank makes no update any more: look ahead by the others' only."""
         torch.mul(self._last, -self._momentum, out=self._turn)
@@ -78,6 +83,8 @@ class Dana(Strategy):
         UsageError: the optimizer is not SGD, or its momentum is not plain (nesterov or dampening), or not one.
     """
 
+    rereads = True
+
     def __init__(self, replica: Replica, world: World, optimizer: torch.optim.Optimizer) -> None:
         momentum = _momentum(optimizer)
         super().__init__(replica, world, optimizer)
@@ -88,6 +95,10 @@ class Dana(Strategy):
         self._one, self._cell = torch.ones(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
         self._read = 0
         world.barrier()
+
+    def _changed(self, number: int, change: Tensor) -> None:
+        if self.world.size > 1:
+            self._parts[number].change(change)
 
     def _step(self) -> None:
         for part in self._parts:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hpcasync.compression import CODECS, Compression
 from hpcasync.errors import UsageError
@@ -50,6 +51,7 @@ class Eager(Strategy):
     """
 
     replicated = True
+    rereads = True
     compresses = CODECS
 
     def __init__(
@@ -110,11 +112,17 @@ class Eager(Strategy):
         super().load_state_dict(state)
         self._note_read()
 
+    def _changed(self, number: int, change: Tensor) -> None:
+        if self.world.size > 1:
+            super()._changed(number, change)
+
     def _settle(self) -> None:
         """Collective. Have every gradient applied; then the parameters and the optimizer are all there is to keep."""
+        self._adopt_parameters()
         self.drain()
         self._rounds.rejoin()
         self._note_read()
+        self._note_shown()
 
     def _judge(self) -> bool:
         """Have the policy's will with the gradient, once what has come meanwhile is applied. False: drop it."""

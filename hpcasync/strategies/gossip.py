@@ -71,6 +71,8 @@ class Sgp(Gossip):
         UsageError: a topology that is not known, or a bound below 1.
     """
 
+    rereads = True
+
     def __init__(
         self,
         replica: Replica,
@@ -89,6 +91,9 @@ class Sgp(Gossip):
         self._push_sum.look(self._peers())
         self._push_sum.flush()
         world.barrier()
+
+    def _changed(self, number: int, change: Tensor) -> None:
+        self._push_sum.x(number).addcmul_(change, self._push_sum.w(number))
 
     def _step(self) -> None:
         self._descend()

@@ -81,7 +81,16 @@ class LayUp(Sgp):
     def _parts(self) -> list[Tensor]:
         return [bucket.pair.params[bucket.start_element : bucket.stop_element] for bucket in self._buckets]
 
+    def _changed(self, number: int, change: Tensor) -> None:
+        for bucket, part in self._number.items():
+            if bucket.pair is self.replica.pairs[number]:
+                own = change[bucket.start_element : bucket.stop_element]
+                self._push_sum.x(part).addcmul_(own, self._push_sum.w(part))
+
     def _ready(self, tensor: Tensor) -> None:
+        if not self._turns.begun:
+            self._adopt_parameters()
+            self.replica.adopt_strays()
         self._turns.complete(tensor)
         self._turns.advance()
 

@@ -73,6 +73,7 @@ class Neuron(Strategy):
     """
 
     sends_in_backward = True
+    rereads = True
 
     def __init__(
         self,
@@ -105,6 +106,10 @@ class Neuron(Strategy):
 
     def _check_optimizer(self) -> None:
         """PieceOptimizer does, and holds what no other optimizer does."""
+
+    def _changed(self, number: int, change: Tensor) -> None:
+        if self.world.size > 1:
+            super()._changed(number, change)
 
     def versions(self) -> Tensor:
         """(blocks,) int64: how often each block has been updated, by all ranks.
@@ -169,6 +174,8 @@ class Neuron(Strategy):
                 "a second gradient for a parameter within one step: neuron updates inside backward(), so it takes one "
                 "backward() per step(); add up the losses before backward(), or choose hogwild or downpour"
             )
+        if not self._seen:
+            self._adopt_parameters()
         self._seen.add(tensor)
         gradient = tensor.grad
         if gradient is None or tensor not in self._places:

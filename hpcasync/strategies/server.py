@@ -52,6 +52,8 @@ class Server(Strategy):
         warmup: steps that rank 0 makes alone at the start, while the others wait; they drop their first gradient.
     """
 
+    rereads = True
+
     def __init__(
         self,
         replica: Replica,
@@ -84,6 +86,9 @@ class Server(Strategy):
         world.barrier()
 
     _parse = staticmethod(parse_policy)
+
+    def _changed(self, number: int, change: Tensor) -> None:
+        self._parts[number].carry(change)
 
     def _step(self) -> None:
         if self.contributes:
@@ -125,12 +130,14 @@ class Server(Strategy):
             return False
         self._drop()
         self._pull()
+        self._note_shown()
         return True
 
     def parameters(self) -> list[Tensor]:
         return [part.now().clone() for part in self._parts]
 
     def state_dict(self) -> dict[str, Any]:
+        self._adopt_parameters()
         self._leave()  # nobody shall wait for an update that has to come from a rank that is here
         self.world.barrier()
         state = {
@@ -297,6 +304,7 @@ class Server(Strategy):
 
     def _come_back(self) -> None:
         """Collective, after :meth:`_leave`."""
+        self._note_shown()
         with self._board.attention():
             self._board.set_active(True)
         self.world.barrier()

@@ -92,6 +92,12 @@ class Part:
         """Have the optimizer see this rank's gradient buffer again."""
         self.pair.take_back()
 
+    def carry(self, change: Tensor) -> None:
+        """Add ``change`` (n,) to the central parameters."""
+        if not self._alone:
+            self.center.push(change)
+            self.center.window.flush()
+
     def begin_update(self) -> None:
         self._update.copy_(self.pair.params)
 

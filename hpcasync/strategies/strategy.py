@@ -12,9 +12,11 @@ from torch import Tensor
 
 from hpcasync.clock import Staleness
 from hpcasync.compression import Compression
+from hpcasync.errors import UsageError
 from hpcasync.reduction import Layout, Reduction
 from hpcasync.replica import Flat, Replica
 from hpcasync.strategies.guard import Guard
+from hpcasync.strategies.shown import Shown
 from hpcasync.strategies.spent import Spent
 from hpcasync.strays import Strays, ZeroGrad, fit
 from hpcasync.world import Window, World
@@ -29,6 +31,8 @@ class Strategy(ABC):
     Attributes:
         replicated: True where all ranks make the same updates in the same order, each on its own replica.
         sends_in_backward: True where gradients leave inside backward(), by the time :meth:`step` is called.
+        rereads: True where a script's changes of the parameters do not take part by themselves, as a step reads these
+            anew from elsewhere: :meth:`_changed` carries them there, or refuses.
         ahead: by how many steps ranks can be ahead of each other; None where each goes at its own speed.
         guard: keeps gradients that are not finite from leaving this rank.
         contributes: False in a step whose gradient the guard has dropped: it is zero, and must not be counted.
@@ -39,6 +43,7 @@ class Strategy(ABC):
 
     replicated = False
     sends_in_backward = False
+    rereads = False
     compresses: tuple[str, ...] = ()
     ahead: int | None = None
 
@@ -58,6 +63,7 @@ class Strategy(ABC):
             tensor.copy_(agreed)
         for flat in (*replica.pairs, *replica.buffers):
             world.broadcast(flat.memory)
+        self._shown, self._adopted = Shown(replica.pairs) if self.rereads else None, False
         self._buffer_windows = [self._into_window(flat) for flat in replica.buffers]
         world.barrier()
 
@@ -89,7 +95,8 @@ class Strategy(ABC):
         repaired is checked and repaired here. The exception is ``sends_in_backward``: there gradients pass
         ``AsReady._send``, ``InBackward._update``, ``LayUp._update`` and ``Neuron._complete``.
         """
-        self._strays.adopt()
+        if not self._adopted:
+            self._adopt_parameters()
         if self.sends_in_backward:
             self._spent.check()
         else:
@@ -98,7 +105,34 @@ class Strategy(ABC):
             if not self.contributes:
                 self._drop_step()
         self._step()
+        self._note_shown()
         self.guard.end_step()
+
+    def _adopt_parameters(self) -> None:
+        """Make what the script has done to parameters and buffers since the last step a part of the training.
+
+        A strategy that steps inside backward() calls it there, before its first update.
+
+        Raises:
+            UsageError: that cannot be.
+        """
+        self._adopted = True
+        self._strays.adopt()
+        if self._shown:
+            self._shown.carry(self._changed)
+
+    def _note_shown(self) -> None:
+        """What the script finds now is the strategy's own doing."""
+        self._adopted = False
+        if self._shown:
+            self._shown.note()
+
+    def _changed(self, number: int, change: Tensor) -> None:
+        """The script has changed the parameters of a pair, by ``change`` (n,)."""
+        raise UsageError(
+            f"the script has changed weights between two steps, and {type(self).__name__.lower()} would lose that or "
+            "have ranks differ: choose sync, downpour or local_sgd, which keep it"
+        )
 
     @abstractmethod
     def _step(self) -> None:
@@ -157,6 +191,7 @@ class Strategy(ABC):
         self.reduction.load_state_dict(state["reduction"])
         self.optimizer.load_state_dict(state["optimizer"])
         adopt(state, self.replica)
+        self._note_shown()
         self.world.barrier()
 
     def _into_window(self, flat: Flat) -> Window:
