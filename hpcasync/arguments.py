@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from hpcasync.errors import UsageError
+from hpcasync.errors import UsageError, suggestion
 
 T = TypeVar("T")
 
@@ -41,7 +41,10 @@ def parse(cls: type[T], words: Sequence[str], prog: str, description: str = "") 
             raise UsageError(_condense(errors.getvalue())) from None
         raise
     if unknown:
-        raise UsageError(f"{_unknown(unknown[0])}; {_known(cls)}")
+        name = unknown[0].partition("=")[0]
+        known = _names(cls)
+        told = suggestion(name, known, f"the known options are {' '.join(known)}")
+        raise UsageError(f"{_unknown(unknown[0])}; {told}")
     return options
 
 
@@ -49,14 +52,14 @@ def _unknown(word: str) -> str:
     return f"unknown option {word}" if word.startswith("-") else f"unexpected argument {word!r}"
 
 
-def _known(cls: type[Any]) -> str:
+def _names(cls: type[Any]) -> list[str]:
     hints = typing.get_type_hints(cls, include_extras=True)
     names = [
         field.name.replace("_", "-")
         for field in dataclasses.fields(cls)
         if _POSITIONAL not in typing.get_args(hints[field.name])
     ]
-    return "the known options are " + " ".join(f"-{name}" if len(name) == 1 else f"--{name}" for name in names)
+    return [f"-{name}" if len(name) == 1 else f"--{name}" for name in names]
 
 
 def _condense(box: str) -> str:

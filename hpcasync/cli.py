@@ -14,7 +14,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 from hpcasync import __version__
 from hpcasync.arguments import parse
-from hpcasync.errors import UsageError
+from hpcasync.errors import UsageError, suggestion
 from hpcasync.launch import (
     Binding,
     Display,
@@ -26,7 +26,8 @@ from hpcasync.launch import (
     find_launcher,
     heterogeneous,
 )
-from hpcasync.launch.boxes import EXPLANATION
+from hpcasync.launch.boxes import EXPLANATION, WARNING
+from hpcasync.launch.check import check_options
 from hpcasync.launch.words import check_words, split_at_job, value_of
 
 
@@ -74,6 +75,7 @@ class ReportArguments:
     """Where the page's plots go as SVG files too."""
 
 
+CROWDED = 2  # ranks per CPU that pass without a warning: trying things out on a small machine
 _RUN_HELP = """Start a job's ranks under the MPI launcher: hpcasync run [options] JOB.py [job options].
 
 hpcasync run JOB.py --help shows the job's own options.
@@ -103,6 +105,9 @@ def run(words: Sequence[str]) -> int:
     if arguments.dry_run:
         print(shlex.join(argv))
         return 0
+    if (checked := check_options(program)).code:
+        sys.stderr.write(checked.told)
+        return checked.code
     display = Display(_ranks(arguments), Path(job).name, _observe)
     return execute(argv, display, survivable=launcher.family == "Open MPI")
 
@@ -191,6 +196,10 @@ def _launch_command(launcher: Launcher, program: Sequence[str], arguments: RunAr
     if arguments.n is not None and len(groups) > 1:
         raise UsageError(f"-n {arguments.n}: in a heterogeneous job the groups' tasks are the ranks")
     ranks = _ranks(arguments)
+    cpus = len(os.sched_getaffinity(0))
+    if not groups and ranks > CROWDED * cpus:
+        said = f"{ranks} ranks share {cpus} CPU{'s' * (cpus > 1)}: they start and run slowly, and timings mean little"
+        print(f"{WARNING}{said}", file=sys.stderr, flush=True)
     variables = {environment.RANKS: str(ranks)}
     if len(groups) > 1:
         return heterogeneous(launcher, program, groups, variables, arguments.binding)
@@ -268,8 +277,9 @@ VERBS = {
 def usage() -> str:
     """What ``hpcasync --help`` prints."""
     lines = ["usage: hpcasync VERB ...", "", "Asynchronous neural-network training on MPI clusters.", ""]
+    width = max(map(len, VERBS)) + 2
     for name, verb in VERBS.items():
-        lines += [f"  {name:10}{(verb.run.__doc__ or '').splitlines()[0]}", f"{'':12}{verb.example}", ""]
+        lines += [f"  {name:{width}}{(verb.run.__doc__ or '').splitlines()[0]}", f"{'':{width + 2}}{verb.example}", ""]
     return "\n".join([*lines, "hpcasync VERB --help shows a verb's options."])
 
 
@@ -284,7 +294,8 @@ def main() -> None:
             print(f"hpcasync {__version__}")
             sys.exit(0)
         if words[0] not in VERBS:
-            raise UsageError(f"unknown verb {words[0]!r}; the verbs are {', '.join(VERBS)}")
+            told = suggestion(words[0], VERBS, f"the verbs are {', '.join(VERBS)}")
+            raise UsageError(f"unknown verb {words[0]!r}; {told}")
         sys.exit(VERBS[words[0]].run(words[1:]))
     except UsageError as error:
         print(f"{EXPLANATION}error: {error}", file=sys.stderr)

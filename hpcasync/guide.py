@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 from tyro.conf import Positional, arg
 
 from hpcasync.arguments import parse
 from hpcasync.staleness import parse_policy
 from hpcasync.strategies import ADDING, FAMILIES, STRATEGIES, Entry, parse_strategy
 
-PLAIN_COLUMNS = 150  # where output is not a terminal
+TABLE_COLUMNS = 130  # from which on the strategies are a table
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,16 @@ def strategies(words: Sequence[str]) -> int:
     purpose = "What every strategy does and takes, and which one fits which disease."
     example = "hpcasync strategies\nhpcasync strategies ringmaster"
     options = parse(Options, words, prog="hpcasync strategies", description=f"{purpose}\n\n{example}")
-    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_COLUMNS)
+    console = Console()
     for name in options.names:
         parse_strategy([name])
     if options.names:
         print("\n\n\n".join(in_full(name) for name in options.names))
         return 0
-    console.print(table())
+    if console.width >= TABLE_COLUMNS:
+        console.print(table())
+    else:
+        _print_list(console)
     for advice in ADVICE:
         console.print(f"[bold]{advice.disease}[/bold]: {', '.join(advice.take)}", highlight=False)
         console.print(advice.why.replace("`", "") + "\n", highlight=False)
@@ -129,6 +133,17 @@ def table() -> Table:
         for name, entry in family.entries.items():
             shown.add_row(name, entry.summary, _options(entry), papers(entry))
     return shown
+
+
+def _print_list(console: Console) -> None:
+    """What the table has, where it does not fit: a paragraph per strategy."""
+    for family in FAMILIES:
+        console.print(f"[bold]{family.name}[/bold]  [dim]exchanged: {family.exchanges}[/dim]\n", highlight=False)
+        for name, entry in family.entries.items():
+            console.print(f"  [bold]{name}[/bold]", highlight=False)
+            for text in filter(None, (entry.summary, _options(entry), papers(entry))):
+                console.print(Padding(Text(text), (0, 0, 0, 6), expand=False))
+        console.print()
 
 
 def in_full(name: str) -> str:

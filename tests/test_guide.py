@@ -9,16 +9,20 @@ import pytest
 
 from hpcasync import cli, guide
 from hpcasync.errors import UsageError
-from hpcasync.strategies import FAMILIES, STRATEGIES
+from hpcasync.strategies import FAMILIES, STRATEGIES, parse_strategy
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-def test_the_table_has_every_strategy_its_options_and_its_papers(capsys):
+@pytest.mark.parametrize("width", [80, 150])
+def test_all_strategies_with_their_options_and_papers_fit_the_width(width, capsys, monkeypatch):
+    """A table where there is room for one, and paragraphs where there is not, as through a pipe."""
+    monkeypatch.setenv("COLUMNS", str(width))
     assert guide.strategies([]) == 0
     told = capsys.readouterr().out
+    assert max(map(len, told.splitlines())) <= width
     for name in STRATEGIES:
-        assert re.search(rf"^ *{name} ", told, re.MULTILINE)
+        assert re.search(rf"^ *{name}( |$)", told, re.MULTILINE)
     assert "push=1 pull=1 bound=inf" in told
     assert "arXiv 1604.00981" in told
     for family in FAMILIES:
@@ -70,6 +74,10 @@ def test_an_unknown_strategy_is_told_in_one_line(monkeypatch, capsys):
     told = capsys.readouterr().err
     assert end.value.code == 2
     assert told.startswith("hpcasync: error: unknown strategy 'magic'; the known ones are sync, ")
+    with pytest.raises(UsageError, match=r"unknown strategy 'egaer'; did you mean eager\?$"):
+        guide.strategies(["egaer"])
+    with pytest.raises(UsageError, match=r"strategy eager has no option 'bond'; did you mean bound\?$"):
+        parse_strategy(["eager", "bond=8"])
     with pytest.raises(UsageError, match="unknown option --two"):
         guide.strategies(["sync", "--two"])
 

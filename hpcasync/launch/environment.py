@@ -11,6 +11,8 @@ from typing import Any
 # Set by `hpcasync run` for the ranks it starts.
 RANKS = "HPCASYNC_RANKS"
 
+CHECK = "HPCASYNC_CHECK"  # set for a process that only reads a job's options
+
 # An allow-list: the rest of the environment may hold secrets.
 _KEPT = (
     "OMP_NUM_THREADS",
@@ -87,6 +89,11 @@ def launched_by() -> str | None:
 def expected_ranks() -> int | None:
     """How many ranks `hpcasync run` has asked the launcher for; None when something else started this process."""
     return int(os.environ[RANKS]) if RANKS in os.environ else None
+
+
+def only_checks() -> bool:
+    """Shall this process read its options and end?"""
+    return CHECK in os.environ
 
 
 def srun_tasks() -> int | None:

@@ -46,6 +46,8 @@ def main(train: Callable[[Run, Job], None], job: type[Job], argv: Sequence[str] 
     try:
         options = parse(job, words, prog=path.name, description=sys.modules[train.__module__].__doc__ or "")
         options.resolve()
+        if environment.only_checks():
+            sys.exit(0)
         sys.exit(_enter(train, options, path, [sys.argv[0], *words]))
     except UsageError as error:
         _refuse(error)
@@ -86,7 +88,7 @@ def live(train: Callable[[Run, Job], None], options: Job, run: Run, kind: Kind) 
 
 def _refuse(error: UsageError) -> NoReturn:
     """End before there is a World of ours. Every rank usually makes the same mistake: the lowest that did says it."""
-    if environment.launched_by() is None:
+    if environment.only_checks() or environment.launched_by() is None:
         _explain(error)
     else:
         from hpcasync.mpi import MPIWorld

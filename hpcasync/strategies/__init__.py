@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hpcasync.compression import Compression, parse_compression
-from hpcasync.errors import UsageError
+from hpcasync.errors import UsageError, suggestion
 from hpcasync.replica import Replica
 from hpcasync.strategies.strategy import Strategy, adopt
 from hpcasync.strategies.table import ADDING, FAMILIES, STRATEGIES, Entry, Family
@@ -43,8 +43,9 @@ def parse_strategy(words: Sequence[str], compress: str | None = None) -> Choice:
             compression that is not known, or that the strategy does not take.
     """
     if not words or words[0] not in STRATEGIES:
-        given = repr(words[0]) if words else "nothing"
-        raise UsageError(f"unknown strategy {given}; the known ones are {', '.join(STRATEGIES)}")
+        given = words[0] if words else "nothing"
+        told = suggestion(given, STRATEGIES, f"the known ones are {', '.join(STRATEGIES)}")
+        raise UsageError(f"unknown strategy {given!r}; {told}")
     name = words[0]
     options = STRATEGIES[name].hyperparameters()
     types = typing.get_type_hints(STRATEGIES[name].cls.__init__)
@@ -54,7 +55,8 @@ def parse_strategy(words: Sequence[str], compress: str | None = None) -> Choice:
             raise UsageError(f"strategy {name}: {word!r} is not of the form key=value")
         if key not in options:
             known = ", ".join(f"{k}={v}" for k, v in options.items()) or "none"
-            raise UsageError(f"strategy {name} has no option {key!r}; its options and defaults: {known}")
+            told = suggestion(key, options, f"its options and defaults: {known}")
+            raise UsageError(f"strategy {name} has no option {key!r}; {told}")
         options[key] = _value(name, key, text, types[key])
     return Choice(name, options, _compression(name, compress) if compress is not None else None)
 
