@@ -40,7 +40,19 @@ def test_any_state_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory
     assert read_rank(folder, 0) == state
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float32,
+        torch.float64,
+        torch.bfloat16,
+        torch.int64,
+        torch.uint8,
+        torch.bool,
+        torch.complex64,
+        torch.complex128,
+    ],
+)
 def test_tensors_come_back_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> None:
     tensor = torch.arange(-3, 9).view(3, 4).to(dtype)
     shared = {"whole": tensor, "part": [tensor[1], tensor.t()], "scalar": tensor[0, 0], "empty": tensor[:0]}
@@ -100,6 +112,35 @@ def test_one_that_was_cut_off_is_not_there(tmp_path: Path) -> None:
 def test_a_broken_table_of_checksums_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
     (checkpoint(tmp_path, 1, {}) / "checkpoint.json").write_bytes(content)
     assert latest(tmp_path) is None
+
+
+def test_what_a_link_leads_to_is_never_written_or_removed(tmp_path: Path) -> None:
+    precious = tmp_path / "elsewhere" / "precious.txt"
+    precious.parent.mkdir()
+    precious.write_text("keep me")
+    run = tmp_path / "run"
+    (run / "ckpt" / ".2").mkdir(parents=True)
+    (run / "ckpt" / ".2" / "rank0.json").symlink_to(precious)  # what a rank is to write
+    (run / "ckpt" / ".2" / "other").symlink_to(precious.parent)  # what is left over
+    (run / "ckpt" / "2").symlink_to(precious.parent)  # the checkpoint that is replaced
+    for step in (0, 1):  # what is removed, being older than the last two
+        (run / "ckpt" / str(step)).symlink_to(precious.parent)
+    folder = checkpoint(run, 2, {"a": 1})
+    assert not folder.is_symlink() and read_rank(folder, 0) == {"a": 1}
+    assert sorted(path.name for path in (run / "ckpt").iterdir()) == ["1", "2"]
+    (run / "ckpt" / ".3").symlink_to(precious.parent)
+    with pytest.raises(UsageError, match=r"ckpt/\.3 is a link or a file"):
+        checkpoint(run, 3, {"a": 2})
+    assert precious.read_text() == "keep me"
+    assert list(precious.parent.iterdir()) == [precious]
+
+
+def test_only_what_was_begun_as_a_checkpoint_is_removed(tmp_path: Path) -> None:
+    hidden = tmp_path / "ckpt" / ".hidden"
+    hidden.mkdir(parents=True)
+    (tmp_path / "ckpt" / ".7").mkdir()
+    checkpoint(tmp_path, 8, {})
+    assert sorted(path.name for path in (tmp_path / "ckpt").iterdir()) == [".hidden", "8"]
 
 
 def test_a_rank_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:

@@ -207,7 +207,10 @@ STATES: list[tuple[Callable[[Path], Any], str]] = [
     (lambda folder: change_state(folder, lambda state: {}), "(strategy is missing)"),
     (lambda folder: change_state(folder, lambda state: []), "cannot be read (it is a list)"),
     (lambda folder: change_state(folder, lambda state: state.pop("random") and None), "(random is missing)"),
-    (lambda folder: change_state(folder, lambda state: state["totals"].update(more=1)), "(Totals of "),
+    (
+        lambda folder: change_state(folder, lambda state: state["totals"].update(more=1)),
+        "(Totals: more unknown or missing)",
+    ),
     (lambda folder: change_state(folder, lambda state: state["totals"].update(steps=10**30)), "(steps 1000"),
     (lambda folder: change_state(folder, lambda state: state["totals"].update(steps=-7)), "(steps -7)"),
     (lambda folder: change_state(folder, lambda state: state["standing"].update(epoch="x")), "(epoch 'x' is no whole"),
@@ -287,8 +290,26 @@ def test_what_a_link_leads_to_is_not_touched(run: Path, name: str, capfd: pytest
         (run / name).symlink_to(elsewhere)
     before = content(elsewhere)
     assert go_on(run) == 2
-    assert f"{run.resolve()}/{name} is a link; checkpoints lie in the run's own folder" in capfd.readouterr().err
+    assert f"{run.resolve()}/{name} is a link or a file, and checkpoints lie" in capfd.readouterr().err
     assert content(elsewhere) == before
+
+
+@pytest.mark.parametrize("name", ["ckpt", "ckpt/.8"])
+def test_a_file_in_place_of_a_folder(run: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    if name == "ckpt":
+        shutil.rmtree(run / "ckpt")
+    os.mkfifo(run / name)
+    assert go_on(run) == 2
+    assert f"{run.resolve()}/{name} is a link or a file" in capfd.readouterr().err
+
+
+def test_to_begin_again_for_want_of_a_checkpoint_is_said(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(run / "ckpt")
+    assert go_on(run) == 0
+    assert (
+        capfd.readouterr().err == f"hpcasync: warning: {run.resolve()} has no checkpoint: beginning again at step 0\n"
+    )
+    assert begun(run) == [0]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -59,10 +59,10 @@ def write_rank(run: Path, step: int, rank: int, state: Mapping[str, Any]) -> dic
 
     Raises:
         TypeError: something else, named by its place.
-        UsageError: a link leads out of the run's folder.
+        UsageError: there is something else where the checkpoint is to lie.
     """
     folder = _unfinished(run, step)
-    check_links(run)
+    check_folders(run)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     document = pack(dict(state), "state", tensors)
@@ -153,16 +153,20 @@ def _begun(run: Path) -> list[Path]:
     return [path for path in (run / "ckpt").glob(".*") if re.fullmatch(r"\.[0-9]+", path.name)]
 
 
-def check_links(run: Path) -> None:
-    """Raises UsageError if the checkpoints of ``run``, or one that was begun, lie where a link leads."""
+def check_folders(run: Path) -> None:
+    """Raises UsageError if there is something else, a link perhaps, where the checkpoints of ``run`` are to lie."""
     for path in (run / "ckpt", *_begun(run)):
-        if path.is_symlink():
-            raise UsageError(f"{path} is a link; checkpoints lie in the run's own folder: remove it")
+        if os.path.lexists(path) and not _is_own_folder(path):
+            raise UsageError(f"{path} is a link or a file, and checkpoints lie in the run's own folders: remove it")
+
+
+def _is_own_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _remove(path: Path) -> None:
     """Whatever has this name; what a link leads to stays."""
-    if path.is_dir() and not path.is_symlink():
+    if _is_own_folder(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
@@ -170,7 +174,7 @@ def _remove(path: Path) -> None:
 
 def _check_whole(folder: Path) -> None:
     """Raises one of many exceptions if ``folder`` is no checkpoint as :func:`complete` leaves it."""
-    if folder.is_symlink() or not folder.is_dir():
+    if not _is_own_folder(folder):
         raise ValueError("it is no folder")
     document = read_json(folder / "checkpoint.json")
     if document["schema"] != SCHEMA:

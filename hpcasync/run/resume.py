@@ -67,11 +67,13 @@ def find_run(options: Options, size: int, job: str) -> Opening:
     done = (folder / "DONE").exists()
     found, damaged = (None, {}) if done else checkpoint.examine(folder)
     if not done:
-        checkpoint.check_links(folder)
+        checkpoint.check_folders(folder)
     if done or found is not None:
         _check(folder, found, options, size, job, _FREE if done else _FREE_UNTIL_DONE)
     if damaged:
         _tell(damaged, found, options.restart)
+    elif not done and found is None:
+        warn(f"{folder} has no checkpoint: beginning again at step 0")
     return Opening(folder, found, done, tuple(damaged))
 
 

@@ -34,8 +34,9 @@ def check_state(state: Mapping[str, Any], replica: Replica) -> None:
 def read_counts(kind: type[Counts], entries: Mapping[str, Any]) -> Counts:
     """``entries`` as the dataclass ``kind``, whose fields are numbers. Raises ValueError."""
     fields = {field.name: field.type for field in dataclasses.fields(kind)}
-    if entries.keys() != fields.keys():
-        raise ValueError(f"{kind.__name__} of {', '.join(map(str, entries)) or 'nothing'}")
+    odd = sorted(map(str, entries.keys() ^ fields.keys()))
+    if odd:
+        raise ValueError(f"{kind.__name__}: {', '.join(odd)} unknown or missing")
     for name, value in entries.items():
         whole = fields[name] == "int"
         if type(value) is not int and (whole or type(value) is not float):
