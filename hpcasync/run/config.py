@@ -50,6 +50,7 @@ def plain(value: Any, option: str) -> Any:
     if dataclasses.is_dataclass(value):  # one of several, perhaps: its class tells which
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return {"class": type(value).__name__} | plain(fields, option)
+    kind = type(value).__name__
     raise UsageError(
-        f"--{option.replace('_', '-')}: run.json cannot hold a {type(value).__name__}; use a text or a number"
+        f"--{option.replace('_', '-')}: run.json cannot hold a value of type {kind}; use a text or a number"
     )
