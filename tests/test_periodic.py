@@ -113,10 +113,9 @@ def test_a_death_leaves_the_checkpoint_before_it(words: str, victim: int, tmp_pa
     for call in range(1, 10_000):
         folder = tmp_path / str(call)
         ended = periodic(folder, words, fail={victim: call}, epochs=2)
-        steps = checkpoints._steps(folder)
-        found = latest(folder)
-        assert found is None if not steps else found == folder / "ckpt" / str(steps[-1])
-        members = [describe(folder / "ckpt" / str(step))[1] for step in steps]
+        completed = [*reversed(checkpoints._completed(folder))]  # the oldest first
+        assert latest(folder) == (completed[-1] if completed else None)
+        members = [describe(each)[1] for each in completed]
         left = [rank for rank in range(RANKS) if ended[rank] is not None]
         assert all(each in (list(range(RANKS)), left) for each in members)
         kept.append(members)
