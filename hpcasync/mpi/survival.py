@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from typing import NoReturn, cast
@@ -61,7 +62,8 @@ def abort(code: int) -> NoReturn:
     tells nobody about a rank that leaves with an exit code other than 0.
     """
     _flush()
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    if threading.current_thread() is threading.main_thread():  # no other may
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(_ABORT_SECONDS)
     MPI.COMM_WORLD.Abort(code)
     raise AssertionError("MPI_Abort returned")

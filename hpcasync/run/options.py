@@ -70,6 +70,9 @@ class Options:
     """Least duration of a step before --slow and --jitter (0 with --world sim means 1)."""
     non_finite: NonFinite = "drop"
     """A loss or gradient with a NaN or an infinity: leave it out and count it, stop the run, or do not look."""
+    stall_seconds: Annotated[float, arg(metavar="S")] = 60.0
+    """Name the rank that holds up the others when nothing has moved for so long, and end the run after ten times as
+    long; 0: never."""
     trace: Annotated[bool, FlagCreatePairsOff] = False
     """Write down what every rank hands in and when, for `hpcasync replay`."""
     replay: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
@@ -94,6 +97,7 @@ class Options:
             self._need(name, lambda value: value >= 1, "1 or more")
         for name in ("seconds", "lr", "checkpoint_every"):
             self._need(name, lambda value: 0 < value < math.inf, "a positive number")
+        self._need("stall_seconds", lambda value: 0 <= value < math.inf, "0 or more")
         self._need("step_seconds", lambda value: 0 <= value < math.inf, "0 or more")
         self._need("seed", lambda value: 0 <= value < 2**63, "0 or more, and below 2^63")
         self._need("target", math.isfinite, "a finite number")

@@ -26,7 +26,9 @@ from hpcasync.run.state import check_state
 from hpcasync.strategies import Strategy
 
 # What may differ from the attempt before: where things are, what goes wrong ...
-_FREE = frozenset({"resume", "restart", "results", "data", "threads", "kill", "checkpoint_every", "non_finite"})
+_FREE = frozenset(
+    {"resume", "restart", "results", "data", "threads", "kill", "checkpoint_every", "stall_seconds", "non_finite"}
+)
 # ... and, until the run is done, when it stops.
 _FREE_UNTIL_DONE = _FREE | {"epochs", "steps", "seconds", "target", "evaluate_every"}
 _ELSE = "move that folder away to go on from the checkpoint before"

@@ -33,6 +33,8 @@ from hpcasync.run.recovery import recover, share_optimizer_state
 from hpcasync.run.resume import Opening, Saved, capture, find_run, take_folder
 from hpcasync.run.say import warn
 from hpcasync.run.stop import Signals, Stop
+from hpcasync.run.watchdog import Watchdog
+from hpcasync.run.worlds import KINDS
 from hpcasync.strategies import Strategy, adopt, parse_strategy
 from hpcasync.strategies.guard import check_parameters
 from hpcasync.world import RankFailed, World
@@ -78,6 +80,7 @@ class Run:
         self._open = ExitStack()
         self._feed = Feed(world.rank, options.epochs)
         self._leader: Leader | None = None
+        self._watchdog: Watchdog | None = None
         self._members = list(range(world.size))  # the living, as numbered at the start
         self._code: int | None = None  # once the run is concluded
         torch.set_num_threads(options.threads)
@@ -126,6 +129,7 @@ class Run:
         self.folder = self._take_folder(opening)
         self._notes = Notes(self.folder, self.rank, sum(len(pair.params) for pair in replica.pairs), self.options.trace)
         self._open.callback(self._notes.flush)
+        self._guard(self.folder)
         self._started, self._waited_before = self.world.now(), self.world.waited
         with self._recovering():
             if saved is not None:
@@ -186,6 +190,8 @@ class Run:
                 if self._code is None:
                     self._code = self._conclude()
                 self.world.close()
+                if self._watchdog is not None:
+                    self._watchdog.stop()
                 return self._code
 
     def close(self) -> None:
@@ -230,6 +236,15 @@ class Run:
                 self._lead(Record.create(folder, entries))
         self.agree(0)
         return Path(broadcast_text(self.world, str(folder)))
+
+    def _guard(self, folder: Path) -> None:
+        """Have this rank looked after, if it is a real one and others may wait for it."""
+        seconds = self.options.stall_seconds
+        if seconds and self.size > 1 and self._origin.world != "sim":
+            abort = KINDS[self._origin.world].abort
+            steps, members = (lambda: self._totals.steps), (lambda: self._members)
+            self._watchdog = Watchdog(folder, self.rank, members, steps, seconds, abort)
+            self._open.callback(self._watchdog.stop)
 
     def _seconds(self) -> float:
         return self.world.now() - self._started

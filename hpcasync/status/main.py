@@ -23,7 +23,8 @@ from hpcasync.status.table import terminal
 HELP = """Print a line per run: how far it is, how fast, who lags behind, and what Slurm says.
 
 A run that says it is running and has written nothing for a minute is told by its last write: it may have been killed.
-Ranks whose steps take 1.5 times as long as the median's, or more, are stragglers."""
+Ranks whose steps take 1.5 times as long as the median's, or more, are stragglers. When no step has been made for 10 s,
+the rank that holds up the others is named instead, and where it is: in its own code, in a wait, stopped or dead."""
 
 
 @dataclass(kw_only=True)

@@ -80,6 +80,8 @@ def _title(state: State) -> Text:
     text.append(WORDS[state.label], STYLES[state.label])
     if state.label in ("silent", "cut off"):
         text.append(f": nothing written for {duration(state.idle_seconds)}", STYLES[state.label])
+    if state.stall is not None:
+        text.append(f"\n{state.stall.line}", _SLOW)
     kind = "simulated ranks" if record.world.get("kind") == "sim" else "ranks"
     facts = [one_line(f"{record.job}, {strategy}"), f"{record.size} {kind}"]
     facts += [f"attempt {state.attempts}"] * (state.attempts > 1) + [f"Slurm {slurm(state)}"] * bool(slurm(state))

@@ -13,6 +13,8 @@ from typing import Any
 from hpcasync.launch.queue import ENDED
 from hpcasync.report.groups import COMMON
 from hpcasync.report.read import RunRecord, number, read_run
+from hpcasync.run.stall import Stall
+from hpcasync.status.held_up import held_up
 from hpcasync.status.ranks import Paces, stragglers
 
 SILENT_SECONDS = 60.0  # a run writes at least once a second, if its steps are not longer than that
@@ -38,6 +40,7 @@ class State:
         slurm: what Slurm calls its job's state; empty where it says nothing.
         idle_seconds: since it last wrote anything.
         progress: from 0 to 1, by whichever limit is nearest; NaN for a run without any.
+        stall: who holds it up; None where steps are made or nothing is known.
         metric, value: the job's first, in the last evaluation.
     """
 
@@ -49,6 +52,7 @@ class State:
     progress: float
     metric: str
     value: float
+    stall: Stall | None
 
     @property
     def attempts(self) -> int:
@@ -103,6 +107,7 @@ class State:
             "samples_per_second": self.samples_per_second,
             "staleness": self.staleness,
             "stragglers": {str(rank): factor for rank, factor in stragglers(list(self.paces.ranks.values())).items()},
+            "held_up": self.stall.line if self.stall else None,
             "idle_seconds": self.idle_seconds,
         }
 
@@ -138,15 +143,18 @@ def observe(folder: Path, paces: Paces, slurm: Mapping[str, str]) -> State:
     latest = paces.evaluations[-1].values if paces.evaluations else {}
     judged = [name for name in record.summary if name not in COMMON]
     metric = next(iter(latest), judged[0] if judged else "")
+    label = _label(record, paces, state, idle)
+    dead = {pace.rank for pace in paces.ranks.values() if pace.died_seconds is not None}
     return State(
         record=record,
         paces=paces,
-        label=_label(record, paces, state, idle),
+        label=label,
         slurm=state,
         idle_seconds=idle,
         progress=1.0 if record.status == "done" else _progress(record, paces),
         metric=metric,
         value=latest.get(metric, record.summary.get(metric, math.nan)),
+        stall=held_up(folder, dead) if label in ("running", "silent") else None,
     )
 
 

@@ -63,11 +63,11 @@ def duration(seconds: float) -> str:
 
 
 def lagging(state: State, named: int = NAMED) -> str:
-    """The stragglers, the slowest first, and the dead."""
+    """The dead, and who holds up the others; while nobody does, the stragglers, the slowest first."""
     paces = list(state.paces.ranks.values())
     slow = [f"{rank} ×{factor:.1f}" for rank, factor in stragglers(paces).items()]
     dead = [f"{pace.rank} died" for pace in paces if pace.died_seconds is not None]
-    told = [*dead, *slow]
+    told = [*dead, *([state.stall.brief] if state.stall else slow)]
     more = len(told) - named
     return ", ".join(told[:named] + ([f"{more} more"] if more > 0 else []))
 
