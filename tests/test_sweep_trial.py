@@ -81,7 +81,9 @@ def test_what_becomes_of_a_trial(case: str, tmp_path: Path) -> None:
     assert found.refused == (case in ("refused", "undeclared"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 85), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGUSR1, 85), (signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_asks_the_run_for_a_clean_end(number: int, code: int, tmp_path: Path) -> None:
     """The job signals its worker, as Slurm would, once it listens itself. It gets SIGUSR1 in any case."""
     action = f"write('running', {{}}, {{}}); os.kill(os.getppid(), {number}); wait(); print(ended); sys.exit(85)"

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from hpcasync.launch.boxes import ERROR, EXPLANATION, Boxes
+from hpcasync.launch.command import DEAF
 from hpcasync.launch.display import Display
+from hpcasync.launch.leftovers import shared_files, sweep
 from hpcasync.launch.relay import relay
 
+TIED = (sys.executable, "-ES", str(Path(__file__).with_name("tied.py")))
 REQUEUE = 85  # the exit code of a run that SIGUSR1 has stopped: it wants to be started again, with --resume
 CLOSE_SECONDS = 10.0  # from the word that the run's files are complete to the launcher's end
 FAIL_SECONDS = 60.0  # from another last word of a rank to the launcher's end
@@ -36,10 +41,13 @@ def execute(argv: Sequence[str], display: Display, survivable: bool = False) -> 
     one was and the rest finished; and now and then it does not end. So a rank's word counts: after DONE the code is 0,
     without any word (see ``boxes``) it is not, and some time after the word the launcher is ended.
 
-    The launcher gets a process group of its own, so that a Ctrl-C reaches it once and through us.
+    The launcher gets a process group of its own, so that a Ctrl-C reaches it once and through us. It ends when this
+    process is killed. Shared memory of ranks that were killed, now or in an earlier run, is freed.
     """
+    sweep()
+    before = shared_files()
     with subprocess.Popen(
-        argv,
+        _tied(argv, survivable),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if display.moves else None,
         stderr=subprocess.PIPE,
@@ -49,6 +57,7 @@ def execute(argv: Sequence[str], display: Display, survivable: bool = False) -> 
         with started.signals():
             started.follow()
             code = process.wait()
+    sweep(spared=before, older_seconds=0)
     boxes = started.boxes
     if boxes.asked_by is not None:
         return exit_code(boxes.asked_by)
@@ -61,6 +70,16 @@ def execute(argv: Sequence[str], display: Display, survivable: bool = False) -> 
             display.show(sys.stderr, [f"{ERROR}the ranks have ended, and none has said that the run is done\n"])
         return 1
     return code if code >= 0 else 128 - code
+
+
+def _tied(argv: Sequence[str], survivable: bool) -> list[str]:
+    """``argv``, so that it ends with this process.
+
+    Open MPI's launcher answers SIGTERM by killing its ranks and cleaning up. MPICH's only passes it on, and in a Slurm
+    job it is blocked (``deaf``); killed, they leave ranks behind that see it and end.
+    """
+    gently = survivable and tuple(argv[: len(DEAF)]) != DEAF
+    return [*TIED, "TERM" if gently else "KILL", str(os.getpid()), *argv]
 
 
 class _Started:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TextIO
 
-from rich.cells import set_cell_size
+from rich.cells import cell_len, set_cell_size
 
 _COLUMNS = 80  # where the terminal does not say
 _ERASE = "\r\x1b[K"
@@ -36,7 +36,7 @@ class MovingLine:
         if not self._in_foreground():
             return
         printable = "".join(character if character.isprintable() else "?" for character in text)
-        room = min(len(printable), self._columns() - 1)  # a character in the last column may wrap
+        room = min(cell_len(printable), self._columns() - 1)  # a character in the last column may wrap
         put(self._stream, _ERASE + set_cell_size(printable, room))
         self._drawn = True
 

@@ -10,6 +10,7 @@ from typing import Any
 from hpcasync.launch import environment
 from hpcasync.launch.moving_line import MovingLine, can_move
 from hpcasync.run.metrics import Totals
+from hpcasync.run.say import show
 
 REFRESH_SECONDS = 0.2
 
@@ -39,12 +40,12 @@ class Progress:
         """After every evaluation. ``epoch``: None for that of the drained strategy, after the last epoch."""
         self._evaluation = "  ".join(f"{name} {value:.4f}" for name, value in evaluation.items())
         if self._line is None:
-            print(f"{self._title}  {_where(totals, epoch, seconds)}  {self._evaluation}", flush=True)
+            show(f"{self._title}  {_where(totals, epoch, seconds)}  {self._evaluation}", sys.stdout)
 
     def end(self, line: str) -> None:
         """The run is over: ``line`` stays on the screen."""
         self.close()
-        print(line, flush=True)
+        show(line, sys.stdout)
 
     def close(self) -> None:
         """Give the terminal back."""

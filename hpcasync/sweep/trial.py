@@ -29,7 +29,7 @@ POLL_SECONDS = 0.5
 END_SECONDS = 60.0  # from the request to end to a checkpoint and the end
 KILL_SECONDS = 10.0  # from an end without a checkpoint to none at all
 _REFUSED = 2  # the exit code after a mistake of the user
-_STOPPED = tuple(map(exit_code, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)))
+_STOPPED = tuple(map(exit_code, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)))
 
 State = Literal["done", "missed", "diverged", "pruned", "failed", "interrupted"]
 
@@ -67,7 +67,7 @@ class Outcome:
 
 
 class Signals:
-    """Remembers the first SIGINT, SIGTERM or SIGUSR1 that the worker got, and asks the run for a clean end.
+    """Remembers the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 that the worker got, and asks the run for a clean end.
 
     The run is asked by SIGUSR1, which it may get several times: Slurm's scancel signals worker and run at once, and a
     second SIGTERM would end the ranks before their checkpoint. A second one that the worker gets is handed on as it is.
@@ -80,7 +80,8 @@ class Signals:
 
     @contextmanager
     def listening(self) -> Iterator[Signals]:
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+        numbers += [signal.SIGHUP] * (signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN)
         before = {number: signal.signal(number, self._take) for number in numbers}
         try:
             yield self
