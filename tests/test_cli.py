@@ -89,7 +89,7 @@ def test_dry_run_prints_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     )
     assert words[words.index("-n") + 1] == "3"
     assert any("OMP_NUM_THREADS" in word for word in words)
-    program = words[words.index(sys.executable) :]
+    program = words[words.index(JOB) - 1 :]
     assert program == [sys.executable, JOB, "--slow", "1:2", "--slow", "2:3", "--name", "a b", "--threads=2"]
 
 

@@ -70,6 +70,7 @@ def test_mpich_yields_when_ranks_outnumber_cores() -> None:
 
 
 DEAF = [sys.executable, "-ES", str(Path(environment.__file__).with_name("deaf.py"))]
+GUARD = [sys.executable, "-ES", str(Path(environment.__file__).with_name("guard.py"))]
 SRUN_PMIX = Launcher(Path("/opt/bin/srun"), "Slurm", "pmix")
 
 
@@ -90,7 +91,7 @@ def test_in_an_allocation_signals_do_not_reach_open_mpis_daemons() -> None:
         *DEAF, "TERM", "/opt/bin/mpirun", "--with-ft", "ulfm",
         "--prtemca", "prte_launch_agent", " ".join([*DEAF, "TERM,USR1", "prted"]),
         "-n", "4", "--mca", "osc", "^ucx", "--map-by", "slot:PE=1", "--bind-to", "core",
-        "-x", "OMP_NUM_THREADS=1", "python", "job.py",
+        "-x", "OMP_NUM_THREADS=1", *GUARD, "python", "job.py",
     ]  # fmt: skip
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,12 +16,13 @@ from typing import Any
 import pytest
 import torch
 
-from hpcasync.errors import UsageError
+from hpcasync.errors import RunFailure, UsageError
 from hpcasync.json_file import finite
+from hpcasync.launch.boxes import ERROR, LOST, UNBORN, WARNING
 from hpcasync.launch.execute import REQUEUE
-from hpcasync.run import Metric, Options, main
+from hpcasync.run import Metric, Options, main, metrics
 from hpcasync.run.gather import broadcast_text, first_failure, gather_text
-from hpcasync.run.metrics import Totals, summarize
+from hpcasync.run.metrics import Lines, Totals, summarize
 from hpcasync.run.record import Record, create_folder, mark_failed
 from hpcasync.world import World
 from tests import tiny_job
@@ -341,6 +344,119 @@ def test_a_real_rank_that_raises_ends_all(rank: int, tmp_path: Path) -> None:
     assert told.count("Traceback") == 1
     assert told.rstrip().endswith("fails as it was told")
     assert read(tmp_path / "run")["status"] == "failed"
+    assert seconds_since_failure(tmp_path / "run") < 30
+
+
+def seconds_since_failure(folder: Path) -> float:
+    """Less than 2 on a machine that has nothing else to do."""
+    return time.time() - (folder / "FAILED.json").stat().st_mtime
+
+
+def test_a_real_rank_without_a_batch_is_one_line(tmp_path: Path) -> None:
+    code, told = outcome(launch(tmp_path, 2, "--fail", "empty", "--failing-rank", "1"))
+    assert seconds_since_failure(tmp_path / "run") < 30
+    assert (code, told) == (2, f"{ERROR}rank 1 has no batch: fewer samples in its shard than --batch-size?\n")
+
+
+def test_a_death_after_the_end_is_of_no_interest(tmp_path: Path) -> None:
+    assert outcome(launch(tmp_path, 2, "--steps", "3", "--fail", "last", "--failing-rank", "1")) == (0, "")
+    assert (tmp_path / "run/DONE").exists()
+
+
+def test_a_real_rank_that_leaves_without_a_word_is_survived(tmp_path: Path) -> None:
+    code, told = outcome(launch(tmp_path, 3, "--fail", "leave", "--failing-rank", "1"))
+    first, second = told.splitlines()
+    assert (code, first) == (0, f"{LOST}rank 1: exit code 3")
+    assert second.startswith(f"{LOST}rank 1 after ")
+    assert second.endswith("going on with 0, 2")
+    assert (tmp_path / "run/DONE").exists()
+
+
+def test_a_real_rank_that_ends_before_mpi_has_started_ends_all(tmp_path: Path) -> None:
+    job = tmp_path / "job.py"
+    job.write_text("import os, sys\nif os.environ['PMIX_RANK'] == '1': sys.exit(4)\nimport hpcasync.mpi\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcasync.cli", "run", "-n", "2", str(job)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, f"{UNBORN} (exit code 4)\n")
+
+
+@pytest.mark.timeout(100)
+def test_the_second_signal_ends_a_loop_that_does_not_end(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.tiny_job", "--world", "sim", "--fail", "hang", "--results", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "hangs\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr.readline() == "hpcasync: stopping after this step; once more to end at once\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == -signal.SIGINT
+    process.communicate()
+
+
+class FullDisk:
+    """The file system of a run's metrics is full from one write to another."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, writes: range) -> None:
+        self._append, self._writes, self._count = Lines._append, writes, 0
+        monkeypatch.setattr(Lines, "_append", lambda lines, text: self._write(lines, text))
+        monkeypatch.setattr(metrics, "FLUSH_SECONDS", 0.0)
+
+    def _write(self, lines: Lines, text: str) -> None:
+        self._count += 1
+        if self._count in self._writes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._append(lines, text)
+
+
+def test_a_full_disk_costs_metrics_and_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FullDisk(monkeypatch, range(3, 6))
+    code, folder = simulate(tmp_path, "--ranks", "1", "--steps", "8", "--strategy", "downpour")
+    assert code == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        f"{WARNING}{folder}: metrics cannot be written (No space left on device); the run goes on without them",
+        f"{ERROR}{folder}: 3 lines of metrics could not be written; apart from that the run is done",
+    ]
+    assert [line["step"] for line in lines(folder, 0) if "loss" in line] == [1, 2, 6, 7, 8]
+    assert read(folder)["status"] == "done"
+
+
+def test_a_line_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Lines(tmp_path / "lines")
+    written.add({"a": 1})
+    written.flush()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # EFBIG comes after a part has been written, as ENOSPC does
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12, limit[1]))
+        written.add({"b": 2})
+        with pytest.raises(RunFailure, match=f"{tmp_path} cannot be written: File too large"):
+            written.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert (tmp_path / "lines").read_text() == '{"a": 1}\n'
+
+
+def test_a_folder_that_is_gone_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(metrics, "FLUSH_SECONDS", 0.0)
+    code, folder = simulate(tmp_path, "--ranks", "2", "--fail", "remove", "--failing-rank", "1")
+    assert code == 1
+    assert capsys.readouterr().err == f"{ERROR}{folder} cannot be written: No such file or directory\n"
 
 
 @pytest.mark.parametrize("words", [[], ["--lr", "x"], ["--fail", "mistake", "--when", "early", "--failing-rank", "1"]])

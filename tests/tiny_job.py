@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,7 +25,21 @@ BATCHES = 8
 @dataclass
 class Tiny(Options):
     fail: Annotated[
-        Literal["none", "raise", "mistake", "exit", "interrupt", "signal", "leave", "no-start"], arg(metavar="HOW")
+        Literal[
+            "none",
+            "raise",
+            "mistake",
+            "exit",
+            "interrupt",
+            "signal",
+            "leave",
+            "hang",
+            "remove",
+            "empty",
+            "last",
+            "no-start",
+        ],
+        arg(metavar="HOW"),
     ] = "none"
     """How a rank fails."""
     failing_rank: int = -1
@@ -53,6 +69,12 @@ def fail_perhaps(run: Run, job: Tiny, when: str) -> None:
         raise KeyboardInterrupt
     if job.fail == "leave":
         os._exit(3)
+    if job.fail == "remove":
+        shutil.rmtree(run.folder or "")
+    if job.fail == "hang":
+        print("hangs", flush=True)
+        while True:
+            pass
     if job.fail == "signal":
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -64,6 +86,10 @@ def train(run: Run, job: Tiny) -> None:
     optimizer = torch.optim.SGD(replica.parameters(), lr=job.lr)
     generator = torch.Generator().manual_seed(run.rank_seed(0))
     batches = [torch.randn(job.batch_size, 3, generator=generator) for _ in range(BATCHES)]
+    if job.fail == "empty" and run.rank == job.failing_rank:
+        batches.clear()
+    if job.fail == "last" and run.rank == job.failing_rank:
+        atexit.register(os.kill, os.getpid(), signal.SIGKILL)
     if job.fail == "no-start":
         return
 

@@ -28,6 +28,7 @@ EXPLANATION = "hpcasync: "
 LOST = f"{EXPLANATION}lost "  # a rank, and the others go on: not the last word
 ERROR = f"{EXPLANATION}error: "
 WARNING = f"{EXPLANATION}warning: "  # something is wrong, and the run goes on
+UNBORN = f"{ERROR}a rank has ended before MPI had started"  # which the others would await for ever
 STOPPED = f"{EXPLANATION}stopped by "  # a signal
 
 # Words for `hpcasync run` alone, which shows none of them. The mark tells them from whatever else a job prints, also
@@ -69,6 +70,7 @@ class Boxes:
         folder: the run's, once a rank has named it.
         is_done: a rank has said that the run is done.
         is_over: a rank has said how the run has ended; the launcher should end soon.
+        is_hopeless: the launcher must be ended now.
         stopped_by: the signal that a rank has said to have stopped the run; None if none has.
         asked_by: the signal that the user has sent, which the ranks got as SIGUSR1; None if none has come.
     """
@@ -76,7 +78,7 @@ class Boxes:
     def __init__(self) -> None:
         self.up = 0
         self.folder: Path | None = None
-        self.is_done = self.is_over = False
+        self.is_done = self.is_over = self.is_hopeless = False
         self.stopped_by: signal.Signals | None = None
         self.asked_by: signal.Signals | None = None
         self._errors: set[str] = set()
@@ -130,7 +132,7 @@ class Boxes:
 
     def _told(self, line: str) -> list[str]:
         """A line that may be a rank's word about the run."""
-        if line.startswith(ERROR):
+        if line.startswith((ERROR, WARNING)):
             if line in self._errors:
                 return []
             self._errors.add(line)
@@ -138,5 +140,6 @@ class Boxes:
         if stopped is not None:
             self.stopped_by = signal.Signals[stopped.group(1)]
             line = f"{STOPPED}{(self.asked_by or self.stopped_by).name}{line[stopped.end() :]}"
+        self.is_hopeless |= line.startswith(UNBORN)
         self.is_over |= line.startswith(EXPLANATION) and not line.startswith((LOST, WARNING))
         return [line]

@@ -11,6 +11,8 @@ from hpcasync.launch.environment import Group
 from hpcasync.launch.launcher import Binding, Launcher
 from hpcasync.launch.srun import Part, srun
 
+# The others hear of the end of a rank, whatever ends it.
+_GUARD = (sys.executable, "-ES", str(Path(__file__).with_name("guard.py")))
 # Slurm signals the launcher itself and its daemons when the ranks shall write a checkpoint.
 DEAF = (sys.executable, "-ES", str(Path(__file__).with_name("deaf.py")))
 
@@ -48,7 +50,9 @@ def command(
     variables = {"OMP_NUM_THREADS": str(threads), **environment}
     first: list[str] = []
     if launcher.family == "Open MPI":
-        first += ["--with-ft", "ulfm"] if survivable else []
+        if survivable:
+            first += ["--with-ft", "ulfm"]
+            program = [*_GUARD, *program]
         first += ["--map-by", "ppr:1:node"] if apart else []
         if nodes is None:
             first += ["--oversubscribe"]  # slots are cores

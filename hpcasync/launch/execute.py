@@ -65,6 +65,8 @@ def execute(argv: Sequence[str], display: Display, survivable: bool = False) -> 
         return 0
     if boxes.stopped_by is not None:
         return exit_code(boxes.stopped_by)
+    if boxes.is_hopeless:
+        return 1
     if code == 0 and survivable:
         if not boxes.is_over:
             display.show(sys.stderr, [f"{ERROR}the ranks have ended, and none has said that the run is done\n"])
@@ -152,7 +154,7 @@ class _Started:
             self._display.show(sys.stderr, [f"{EXPLANATION}{boxes.asked_by.name}: {how}\n"])
         if boxes.is_over and not self._ending:
             self._ending = True
-            seconds = CLOSE_SECONDS if self._is_written else FAIL_SECONDS
+            seconds = 0.0 if boxes.is_hopeless else CLOSE_SECONDS if self._is_written else FAIL_SECONDS
             self._plan(signal.SIGTERM, seconds)
             self._plan(signal.SIGKILL, seconds + KILL_SECONDS)
         for number in [number for number, due in self._due.items() if time.monotonic() >= due]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 from mpi4py import MPI
 
 from hpcasync.mpi.failure import TOLERATED, rank_failed
+from hpcasync.mpi.guarded import say_leaving
 from hpcasync.mpi.progress import wait
 
 _SETTLE_SECONDS = 1.0
@@ -49,10 +51,15 @@ def survivors(comm: MPI.Intracomm, settled: bool) -> MPI.Intracomm:
 
 
 def leave(code: int) -> None:
-    """Exit with ``code``, at once, if a rank has died: MPI_Finalize would wait for it, and then mpirun as well."""
-    with suppress(MPI.Exception):
-        if TOLERATED and MPI.COMM_WORLD.Get_failed().size:
-            _exit(code)
+    """Exit with ``code`` where ranks may have died, after what they have in common: MPI_Finalize would wait for them.
+
+    Elsewhere return: the interpreter's end calls MPI_Finalize.
+    """
+    say_leaving()
+    if TOLERATED:
+        atexit._run_exitfuncs()
+        _flush()
+        os._exit(code)
 
 
 def abort(code: int) -> NoReturn:
@@ -62,17 +69,13 @@ def abort(code: int) -> NoReturn:
     tells nobody about a rank that leaves with an exit code other than 0.
     """
     _flush()
+    say_leaving()
     if threading.current_thread() is threading.main_thread():  # no other may
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(_ABORT_SECONDS)
     MPI.COMM_WORLD.Abort(code)
     signal.pause()  # MPICH's may return before its launcher ends this process
     raise AssertionError("SIGALRM did not end this process")
-
-
-def _exit(code: int) -> NoReturn:
-    _flush()
-    os._exit(code)
 
 
 def _flush() -> None:

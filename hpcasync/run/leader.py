@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from hpcasync.launch.boxes import DONE, LOST, RUNNING, STOPPED
+from hpcasync.launch.boxes import DONE, ERROR, LOST, RUNNING, STOPPED
 from hpcasync.run.evaluation import Evaluate, Evaluation
 from hpcasync.run.metrics import Metric, Totals, figure, summarize
 from hpcasync.run.options import Options
@@ -78,7 +78,10 @@ class Leader:
         else:
             reason = "done"
             self.record.finish("done", summary)
-            tell_launcher(DONE)
+            if lost := sum(int(rank.lost_lines) for rank in everyone):
+                say(f"{ERROR}{folder}: {lost} lines of metrics could not be written; apart from that the run is done")
+            else:
+                tell_launcher(DONE)
         self.progress.end(f"{closing(summary, last, self._target())}  {reason}: {folder}")
 
     def _target(self) -> str:

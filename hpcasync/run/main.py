@@ -91,12 +91,13 @@ def _refuse(error: UsageError) -> NoReturn:
     if environment.only_checks() or environment.launched_by() is None:
         _explain(error)
     else:
-        from hpcasync.mpi import MPIWorld
+        from hpcasync.mpi import MPIWorld, leave
 
         world = MPIWorld()
         if first_failure(world, 2)[0] == world.rank:
             _explain(error)
         world.close()
+        leave(2)
     sys.exit(2)
 
 
@@ -116,7 +117,7 @@ def _fail(run: Run, error: BaseException, kind: Kind) -> int:
             _explain(error, run.rank)
             kind.abort(code)
     try:
-        with suppress(OSError):
+        with suppress(RunFailure):
             run.close()
         told = "".join(traceback.format_exception(error))
         if mark_failed(run.folder, run.rank, f"{type(error).__name__}: {error}", told):

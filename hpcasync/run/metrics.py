@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from collections.abc import Sequence
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from hpcasync.errors import UsageError
 from hpcasync.json_file import finite
+from hpcasync.run.record import writing
 from hpcasync.world import World
 
 FLUSH_SECONDS = 1.0
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 DECLARE = 'run.start(..., metric=Metric("accuracy", better="higher"))'  # what a job writes that is to be judged
 
 
@@ -48,9 +51,16 @@ def declared(metric: Metric | Sequence[Metric]) -> tuple[Metric, ...]:
 
 
 class Lines:
-    """A file of JSON lines that only grows. Lines are buffered, and written whole at least once a second of steps."""
+    """A file of JSON lines that only grows. Lines are buffered, and written whole at least once a second of steps.
+
+    Attributes:
+        lost: how many could not be written, for want of space; none of them is kept.
+        error: what the system said about the last of them.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.lost = 0
+        self.error: OSError | None = None
         self._path = path
         self._buffer: list[str] = []
         self._flushed = time.monotonic()
@@ -73,11 +83,34 @@ class Lines:
             self.flush()
 
     def flush(self) -> None:
+        """Write what is buffered, or count it as lost while the file system is full.
+
+        Raises:
+            RunFailure: the folder cannot be written at all, so no checkpoint can be either.
+        """
         # Opened each time: thousands of simulated ranks need no thousands of file descriptors.
-        with self._path.open("a") as file:
-            file.write("".join(self._buffer))
+        with writing(self._path.parent):
+            try:
+                self._append("".join(self._buffer))
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                self.lost += len(self._buffer)
+                self.error = error
         self._buffer.clear()
         self._flushed = time.monotonic()
+
+    def _append(self, text: str) -> None:
+        """All of it, or nothing."""
+        with self._path.open("ab", buffering=0) as file:
+            whole = file.tell()
+            content = memoryview(text.encode())
+            try:
+                while content:
+                    content = content[file.write(content) :]
+            except OSError:
+                file.truncate(whole)
+                raise
 
 
 @dataclass
@@ -94,6 +127,7 @@ class Totals:
     staleness_max: int = 0
     dropped: int = 0  # gradients that were computed and never applied
     non_finite: int = 0  # steps whose gradient was dropped because it, or the loss, was not finite
+    lost_lines: int = 0  # of metrics, which could not be written
     interrupted: int = 0  # the signal that asked this rank to end
 
     def gather(self, world: World) -> list[Totals]:

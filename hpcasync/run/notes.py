@@ -7,6 +7,7 @@ from typing import Any
 
 from hpcasync.clock import Staleness
 from hpcasync.run.metrics import Lines, Totals
+from hpcasync.run.say import warn
 from hpcasync.run.trace import Contribution, trace_file
 
 
@@ -21,6 +22,7 @@ class Notes:
         self._rank, self._parameters = rank, parameters
         self._lines = Lines(folder / f"metrics.rank{rank}.jsonl")
         self._trace = Lines(trace_file(folder, rank)) if traced else None
+        self._folder, self._warned = folder, False
 
     def rewind(self, steps: int) -> None:
         """The run goes on after this many steps of this rank: what was written later is forgotten."""
@@ -40,6 +42,7 @@ class Notes:
                 "waited": totals.waited_seconds,
             }
         )
+        self._warn()
 
     def contribution(self, clock: int, samples: int, handed_in_seconds: float, staleness: Staleness) -> None:
         """What step ``clock``, the first being 1, handed in to the strategy."""
@@ -52,7 +55,22 @@ class Notes:
         """Something between two steps: an evaluation, a checkpoint, a recovery."""
         self._lines.add({"step": steps, "seconds": seconds, **what})
 
+    @property
+    def lost(self) -> int:
+        """How many lines could not be written."""
+        return self._lines.lost + (self._trace.lost if self._trace is not None else 0)
+
     def flush(self) -> None:
+        """Write what is buffered. Raises RunFailure where the folder cannot be written at all."""
         self._lines.flush()
         if self._trace is not None:
             self._trace.flush()
+        self._warn()
+
+    def _warn(self) -> None:
+        """Say once that lines are lost: in the words of every rank, so that `hpcasync run` shows them once."""
+        error = self._lines.error or (self._trace.error if self._trace is not None else None)
+        if error is None or self._warned:
+            return
+        self._warned = True
+        warn(f"{self._folder}: metrics cannot be written ({error.strerror}); the run goes on without them")

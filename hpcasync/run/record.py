@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hpcasync.errors import UsageError
+from hpcasync.errors import RunFailure, UsageError
 from hpcasync.json_file import write_json
 from hpcasync.launch import environment
 
@@ -45,6 +45,15 @@ def _make(folder: Path) -> Path:
     except OSError as error:
         raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from None
     return folder
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Around what writes into a run's ``folder``. Raises RunFailure, which names it, in place of OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFailure(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
 class Record:
@@ -91,7 +100,8 @@ class Record:
         self._entries["attempts"][-1] |= {"status": status, "finished": now}
         self._write()
         if status == "done":
-            (self.folder / "DONE").touch()
+            with writing(self.folder):
+                (self.folder / "DONE").touch()
 
     def _begin(self, step: int) -> None:
         """Note another attempt, which begins after ``step``."""
@@ -100,7 +110,8 @@ class Record:
         self._write()
 
     def _write(self) -> None:
-        write_json(self.folder / "run.json", self._entries)
+        with writing(self.folder):
+            write_json(self.folder / "run.json", self._entries)
 
 
 def mark_failed(folder: Path, rank: int, error: str, traceback: str) -> bool:
@@ -118,7 +129,7 @@ def mark_failed(folder: Path, rank: int, error: str, traceback: str) -> bool:
         return False
     except OSError:
         return True
-    with suppress(OSError, ValueError, LookupError):  # the disk is full, or run.json is damaged
+    with suppress(OSError, RunFailure, ValueError, LookupError):  # the disk is full, or run.json is damaged
         record = Record.take_over(folder)
         record.finish("failed", record._entries["summary"])
     return True

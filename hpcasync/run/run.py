@@ -28,7 +28,7 @@ from hpcasync.run.notes import Notes
 from hpcasync.run.options import Options
 from hpcasync.run.ping import ping
 from hpcasync.run.provenance import Origin, everyones_hosts
-from hpcasync.run.record import Record, has_failed
+from hpcasync.run.record import Record, has_failed, writing
 from hpcasync.run.recovery import recover, share_optimizer_state
 from hpcasync.run.resume import Opening, Saved, capture, find_run, take_folder
 from hpcasync.run.say import warn
@@ -320,13 +320,14 @@ class Run:
         if not self._totals.interrupted:
             self._evaluate(drained=True)
         self._notes.flush()
+        self._totals.lost_lines = self._notes.lost
         everyone = self._totals.gather(self.world)
         interrupted = max(int(rank.interrupted) for rank in everyone)
         if interrupted:
             self._save(int(everyone[0].steps), self._totals.wall_seconds)
         if self._leader is not None:
             self._leader.conclude(everyone, interrupted)
-        return exit_code(interrupted)
+        return exit_code(interrupted) or int(any(rank.lost_lines for rank in everyone))
 
     def _save(self, step: int, seconds: float) -> dict[str, Any]:
         """Collective. Write a checkpoint, named by the leading rank's ``step``; what is in it of this rank."""
@@ -334,7 +335,8 @@ class Run:
         standing = dataclasses.replace(self._feed.standing, seconds=seconds)
         check_parameters(pair.params for pair in self.strategy.replica.pairs)
         state = capture(self.strategy, self._totals, standing)
-        write(self.world, self.folder, step, state, self._members)
+        with writing(self.folder):
+            write(self.world, self.folder, step, state, self._members)
         return state
 
     def _build(self, world: World) -> None:

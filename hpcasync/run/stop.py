@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterable
 from types import FrameType
@@ -9,8 +10,12 @@ from typing import Self
 
 import torch
 
+from hpcasync.launch import environment
+from hpcasync.launch.boxes import EXPLANATION
 from hpcasync.run.options import Options
 from hpcasync.world import World
+
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 # The cells of a rank's window: stop now; stop after this many steps; rank 0 has gone; a rank asks rank 0 to stop all;
 # pause after this many steps, or as soon as there are more.
@@ -19,7 +24,10 @@ _NOW, _AT, _GONE, _ASKED, _PAUSE, _CELLS = range(6)
 
 class Signals:
     """Remembers the first SIGINT, SIGTERM, SIGUSR1 or SIGHUP, so that a rank can end at a step boundary instead of
-    anywhere. Where SIGHUP is ignored (nohup), it stays so."""
+    anywhere. Where SIGHUP is ignored (nohup), it stays so.
+
+    A second SIGINT or SIGTERM ends a process that no launcher has started at once.
+    """
 
     received = 0
 
@@ -35,6 +43,10 @@ class Signals:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or number
+        if number in _ENDING and environment.launched_by() is None:  # else a launcher may pass one signal on twice
+            for each in _ENDING:
+                signal.signal(each, signal.SIG_DFL)
+            os.write(2, f"{EXPLANATION}stopping after this step; once more to end at once\n".encode())
 
 
 class Stop:
