@@ -3,9 +3,9 @@
     python jobs/image_classification.py                                    # one rank, scikit-learn's digits
     hpcasync run -n 4 jobs/image_classification.py                         # four ranks, synchronous
     hpcasync run -n 4 --slow 3:4 jobs/image_classification.py --strategy hogwild --target 0.97
-    mpirun -n 4 python jobs/image_classification.py --strategy downpour pull=4 bound=8
+    mpirun -n 2 python jobs/image_classification.py --strategy downpour pull=4 bound=8
     hpcasync run -n 4 jobs/image_classification.py --data fashion_mnist --model cnn --batch-size 64
-    python jobs/image_classification.py --world sim --ranks 64 --strategy stale bound=2
+    python jobs/image_classification.py --world sim --ranks 16 --strategy stale bound=2
 
 The folder for --data holds MNIST's four files (train-images-idx3-ubyte.gz, ...; gzipped or not) or CIFAR-10's binary
 version (data_batch_1.bin, ..., or the folder cifar-10-batches-bin).

@@ -99,4 +99,4 @@ def _check_options(space: Space, options: Sequence[str]) -> None:
 
 def _require_optuna() -> None:
     if importlib.util.find_spec("optuna") is None:
-        raise UsageError("hpcasync sweep needs Optuna: pip install 'hpcasync[sweep]'")
+        raise UsageError("hpcasync sweep needs Optuna: pip install optuna")
