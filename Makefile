@@ -1,11 +1,6 @@
 PYTHON ?= python3
-<<<<<<< HEAD
-PIP_INSTALL = -m pip install --quiet --disable-pip-version-check -c constraints.txt
-=======
 # pip shows its progress on a terminal; $(shell) takes standard output away, so the terminal is looked for behind stderr.
 PIP_INSTALL = -m pip install $(shell [ -t 2 ] || echo --quiet) --disable-pip-version-check -c constraints.txt
-STRATEGIES = sync stale eager hogwild downpour
->>>>>>> 9d71b79 (make: the CPU build of torch where no GPU is seen, its size, pip's progress; what Horovod needs is looked for first)
 DEMO = results/demo
 # The strategies of the demo, each with its best step size: make step-sizes
 DEMO_RUNS = sync:0.8 stale:0.2 eager:0.2 hogwild:0.2 downpour:0.2
@@ -27,12 +22,8 @@ HOROVOD_TESTS = -m pytest -q --color=no -p no:cacheprovider -m 'mpi or horovod' 
   tests/test_horovod.py tests/test_world.py tests/test_strategies.py tests/test_aggregation.py
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help demo headline step-sizes test lint horovod algorithms slurm-cluster slurm-demo clean
-=======
-.PHONY: help demo test lint compiler horovod algorithms slurm-cluster slurm-demo clean
+.PHONY: help demo headline step-sizes test lint compiler horovod algorithms slurm-cluster slurm-demo clean
 .NOTPARALLEL: # what is missing is said before anything is installed
->>>>>>> 9d71b79 (make: the CPU build of torch where no GPU is seen, its size, pip's progress; what Horovod needs is looked for first)
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r goal text; do printf '  make %-13s %s\n' "$$goal" "$$text"; done
@@ -47,22 +38,16 @@ demo: .venv/ready ## Train with five strategies on 4 local ranks, one of them 4 
 	    --results $(DEMO) --name $$strategy-$$seed; done; done
 	@.venv/bin/hpcasync report $(DEMO)
 
-<<<<<<< HEAD
 headline: demo ## Publish the demo: its raw data, picture and page, and the README's table
 	@.venv/bin/python results/image_classification/publish.py $(DEMO)
 
 step-sizes: .venv/ready ## Find the demo's step sizes on simulated ranks, into results/image_classification: ten minutes
 	@.venv/bin/python results/image_classification/step_sizes.py results/image_classification/step_sizes.json
 
-test: .venv/ready .venv-mpich/ready .venv/horovod ## Run every test: one process, simulated ranks and Slurm, then 1, 2 and 4 ranks under Open MPI and MPICH, and on Horovod
-	@status=0; .venv/bin/python -m pytest -n 2 --dist worksteal -m 'not alone' || status=1; \
-	.venv/bin/python -m pytest -m alone || status=1; \
-=======
 test: compiler .venv/ready .venv-mpich/ready .venv/horovod ## Run every test: one process, simulated ranks and Slurm, then 1, 2 and 4 ranks under Open MPI and MPICH, and on Horovod
 	@status=0; echo "--- One process and simulated ranks"; \
 	.venv/bin/python -m pytest -n 2 --dist worksteal -m 'not alone' || status=1; \
 	echo "--- Four ranks and more, and a Slurm cluster"; .venv/bin/python -m pytest -m alone || status=1; \
->>>>>>> 9d71b79 (make: the CPU build of torch where no GPU is seen, its size, pip's progress; what Horovod needs is looked for first)
 	for ranks in 1 2 4; do \
 	  echo "--- Open MPI, $$ranks ranks"; $(OPENMPI) -n $$ranks .venv/bin/python $(MPI_TESTS) </dev/null || status=1; \
 	  echo "--- MPICH, $$ranks ranks"; $(MPICH) -n $$ranks .venv-mpich/bin/python $(MPI_TESTS) </dev/null || status=1; \

@@ -43,13 +43,14 @@ LOCAL = {
     f"hpcasync run -n 4 {JOB} --name NAME --checkpoint-every 60 --resume": "{} --steps 3",
     "hpcasync watch results/RUN": "{}",
     f"hpcasync sweep -n 4 slurm/sweep.toml {JOB} --target 0.97 --seconds 60": "{} --steps 3",
-    "hpcasync simulate --problem tridiagonal --ranks 100 --compute sqrt --strategy ringmaster --lr auto --until 0.01": (
-        "{} --ranks 4 --until 0.9"
-    ),
+    (
+        "hpcasync simulate --problem tridiagonal --ranks 100 --compute sqrt"
+        " --strategy ringmaster policy=ringmaster:2 --lr auto --until 0.01"
+    ): "{} --ranks 4 --until 0.9",
     "hpcasync simulate --ranks 10000 --compute pareto:2 --strategy downpour --lr 0.0002 --until 0.5 --json rows.json": (
         "{} --ranks 100 --lr 0.02"
     ),
-    "hpcasync simulate --from results/demo/eager --strategy downpour --ranks 64": "{} --ranks 4",
+    "hpcasync simulate --from results/demo/eager-0 --strategy downpour --ranks 64": "{} --ranks 4",
     "hpcasync compare --only sync backup ringmaster": "{} --help",  # half a minute at the least: tests/test_compare.py
     f"hpcasync run -n 4 {JOB} --trace --name traced": "{} --steps 3",
     "hpcasync replay results/traced": "{}",
@@ -107,8 +108,8 @@ def folder() -> Iterator[Path]:
     search.write_text(re.sub("^trials = [0-9]+", "trials = 1", search.read_text(), flags=re.MULTILINE))
     (site,) = re.findall("^```toml\n(launcher.*?)^```$", README, re.MULTILINE | re.DOTALL)
     (here / "cluster.toml").write_text(site)
-    for name in ("demo/eager", "RUN", "bench-ID/eager-0"):
-        shutil.copytree(HOME / "results" / "image_classification" / "eager", here / "results" / name)
+    for name in ("demo/eager-0", "RUN", "bench-ID/eager-0"):
+        shutil.copytree(HOME / "results" / "image_classification" / "eager-0", here / "results" / name)
     yield here
     shutil.rmtree(here)
 
