@@ -114,15 +114,17 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(here)
 
 
-def run(command: str, as_tried: str, folder: Path, env: Mapping[str, str], before: Sequence[str] = ()) -> str | None:
-    """What is wrong with the command; None: nothing."""
-    line = PREAMBLE + as_tried.format(command)
+def run(
+    command: str, tried: str, folder: Path, env: Mapping[str, str], before: Sequence[str] = (), job: str = "20"
+) -> str:
+    """What is wrong with the command, with a job's id for ID; an empty text: nothing."""
+    line = PREAMBLE + tried.replace("{}", re.sub(r"\bID\b", job, command))
     paths = {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "PYTHONPATH": str(HOME), "HOME": str(folder)}
     told = subprocess.run(
         [*before, "bash", "-c", line], cwd=folder, env={**env, **paths, "REPOSITORY": str(HOME)},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
-    return f"$ {command}\n{told.stdout}{told.stderr}exit code {told.returncode}" if told.returncode else None
+    return f"$ {command}\n{told.stdout}{told.stderr}exit code {told.returncode}" if told.returncode else ""
 
 
 def test_every_command_runs_as_it_stands_there(folder: Path) -> None:
@@ -131,23 +133,20 @@ def test_every_command_runs_as_it_stands_there(folder: Path) -> None:
         for path in (folder, *folder.rglob("*")):
             os.chown(path, USER, USER, follow_symlinks=False)
     wrong = [run(command, LOCAL[command], folder, ENVIRONMENT, before) for command in commands() if command in LOCAL]
-    assert [told for told in wrong if told is not None] == []
+    assert [told for told in wrong if told] == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can tell what root meets")
 def test_root_may_start_ranks_too(folder: Path) -> None:
     starts = [command for command in LOCAL if command.startswith("hpcasync run -n 2 ")]
     assert len(starts) == 1
-    assert run(starts[0], LOCAL[starts[0]], folder, ENVIRONMENT) is None
+    assert run(starts[0], LOCAL[starts[0]], folder, ENVIRONMENT) == ""
 
 
 @pytest.mark.skipif(slurm_cluster.why_not() is not None, reason=str(slurm_cluster.why_not()))
 def test_every_command_runs_on_a_cluster(cluster: Cluster, folder: Path) -> None:
     sleeper = cluster.submit("--wrap=trap '' USR1; sleep 600")
     cluster.wait_for_state(sleeper, "RUNNING")
-    told = [
-        run(command, tried.replace("{}", re.sub(r"\bID\b", sleeper, command)), folder, cluster.env)
-        for command, tried in CLUSTER.items()
-    ]
-    assert [wrong for wrong in told if wrong is not None] == []
+    wrong = [run(command, tried, folder, cluster.env, job=sleeper) for command, tried in CLUSTER.items()]
+    assert [told for told in wrong if told] == []
     assert cluster.show(sleeper)["JobState"] == "CANCELLED"
