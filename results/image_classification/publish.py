@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import statistics
@@ -52,6 +53,23 @@ def table(setting: Setting) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in rows)
 
 
+def step_sizes() -> str:
+    """Medians and ranges of what make step-sizes has found; – where a seed did not reach the target."""
+    document = json.loads((HERE / "step_sizes.json").read_text())
+    cells: dict[str, dict[float, list[float | None]]] = {}
+    for entry in document["rows"]:
+        cells.setdefault(entry["strategy"], {})[entry["lr"]] = entry["seconds_to_target"]
+    rates = list(next(iter(cells.values())))
+    lines = [["strategy", *map(str, rates)], ["---", *["--:" for _ in rates]]]
+    for strategy, found in cells.items():
+        reached = {rate: values for rate, values in found.items() if values and None not in values}
+        best = min(reached, key=lambda rate: statistics.median(reached[rate]))
+        told = {rate: with_range(values) for rate, values in reached.items()}
+        told[best] = f"**{told[best]}**"
+        lines.append([f"`{strategy}`", *(told.get(rate, "–") for rate in rates)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def machine(runs: list[RunRecord]) -> str:
     """Commit, machine, versions, and how busy the machine was."""
     first = runs[0].document
@@ -97,6 +115,7 @@ def publish(demo: Path) -> None:
         text = between(text, "picture", f"![{picture}]({prefix}accuracy.svg)\n")
         if page is not README:
             text = between(text, "machine", f"{machine(runs)}.\n")
+            text = between(text, "step-sizes", "\n" + step_sizes() + "\n")
         page.write_text(text)
 
 
