@@ -35,44 +35,44 @@ ADVICE = (
     Advice(
         "nothing: equal ranks, a fast network",
         ("sync", "as_ready"),
-        "`sync` takes 18 s and the best that wait for nobody 16 (`hogwild`, `server`), at an eighth to a fifth of "
+        "`sync` takes 19 s and those that wait for nobody 17 or 18 (`hogwild`, `server`, `downpour`), at an eighth of "
         "the step size: nothing to win but noise. `as_ready` hides the exchange behind backward().",
     ),
     Advice(
         "one rank, or a few, slow for good",
-        ("backup", "ringmaster", "hogwild"),
-        "Synchronous with backup workers wins: `backup` leaves the slow rank out and takes 20 s where `sync` "
-        "takes 180, without staleness. Nothing asynchronous is clearly faster (`server` 18, `hogwild` 20, "
-        "`ringmaster` 21, `easgd` 21), for a rank ten times slower has little to add. Asynchronous it must be "
-        "where you cannot say how many are slow, or where their data may not be missed (see unlike data).",
+        ("backup", "server", "hogwild"),
+        "`backup` leaves the slow rank out: 25 s where `sync` takes 190, without staleness. What waits for nobody is "
+        "hardly faster (`server` 18, `hogwild` 20, `ringmaster` 21, `downpour` 22), for a rank ten times slower has "
+        "little to add. Asynchronous it must be where you cannot say how many are slow, or where their data may not be "
+        "missed (see unlike data).",
     ),
     Advice(
         "random jitter",
-        ("downpour", "ringmaster", "adpsgd"),
-        "It is another rank's turn to be slow in every step, so backup workers drop good work (`backup` 48 s, "
-        "`sync` 44). Updates that wait for nobody use it all: `ringmaster` 14, `downpour` 14, `adpsgd` 20, `sgp` "
-        "28.",
+        ("downpour", "hogwild", "adpsgd"),
+        "It is another rank's turn to be slow in every step, so backup workers drop good work (`backup` and `sync` "
+        "49 s). Updates that wait for nobody use it all: `downpour`, `hogwild` and `server` 14, `ringmaster` 18, "
+        "`adpsgd` 20, `sgp` 28.",
     ),
     Advice(
         "a slow network",
         ("overlap_sgp", "cocod", "adpsgd", "local_sgd"),
         "Send while computing, to few, or seldom: `overlap_sgp` 22 s, `cocod` 24, `adpsgd` 27, `local_sgd` 29, "
-        "where `sync` takes 50 and an exchange as long as 1.8 steps. `--compress` makes messages smaller. Not the "
+        "where `sync` takes 53 and an exchange as long as 1.8 steps. `--compress` makes messages smaller. Not the "
         "policies of `server`: they decide one contribution after the other, so each waits for the messages of "
-        "all (240 s or more).",
+        "all (270 s or more).",
     ),
     Advice(
         "unlike data on the ranks",
         ("sync", "malenia", "ringleader", "ssp"),
-        "All must count the same, the slow ones too: with one rank ten times slower `sync`, `malenia` and `ssp` "
-        "take 20 s, `ringleader` 21. Whatever hears fast ranks more often or leaves slow ones out comes to rest "
-        "elsewhere, and so do gossip and local steps with a constant step size: not there after 100 s with any.",
+        "All must count the same, the slow ones too: with one rank ten times slower these four take 20 s. Whatever "
+        "hears fast ranks more often or leaves slow ones out comes to rest elsewhere, and so do gossip and local steps "
+        "with a constant step size: not there after 100 s with any.",
     ),
     Advice(
         "faulty ranks",
         ("robust", "basgd", "kardam"),
         "Of 8 ranks 2 collude at a thousand times the scale: the mean is off by more than 400, median, trimmed "
-        "mean and Krum by less than 0.5, at honest noise of 0.1. `robust` costs sound ranks little (23 s for 18), "
+        "mean and Krum by less than 0.5, at honest noise of 0.1. `robust` costs sound ranks little (23 s for 19), "
         "but a median is no mean where data are unlike. `basgd` waits for nobody, `kardam` finds gradients gone "
         "wild. A rank that dies is no fault of this kind: every strategy goes on without it.",
     ),
