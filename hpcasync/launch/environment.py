@@ -23,8 +23,9 @@ _KEPT = (
     "CUDA_VISIBLE_DEVICES",
 )
 _KEPT_PREFIXES = ("OMPI_MCA_", "PRTE_MCA_", "PMIX_MCA_", "MPIR_CVAR_", "UCX_", "FI_", "HOROVOD_")
-# Open MPI's launcher sets these for every rank; nobody has chosen them.
-_NOISE = {f"OMPI_MCA_{name}" for name in ("PREFIXES", "cpu_type", "initial_wdir", "num_procs")}
+_UCX_SIGNAL = "UCX_DEBUG_SIGNO"  # upon which UCX, below either MPI, begins to print what it does: SIGHUP by default
+# Open MPI's launcher sets these for every rank, and we the last; nobody has chosen them.
+_NOISE = {*(f"OMPI_MCA_{name}" for name in ("PREFIXES", "cpu_type", "initial_wdir", "num_procs")), _UCX_SIGNAL}
 _SLURM = {
     "job_id": "SLURM_JOB_ID",
     "array_job_id": "SLURM_ARRAY_JOB_ID",
@@ -37,7 +38,8 @@ _SLURM = {
 
 def variables() -> dict[str, str]:
     """The variables on the allow-list that are set."""
-    kept = (k for k in sorted(os.environ) if k in _KEPT or (k.startswith(_KEPT_PREFIXES) and k not in _NOISE))
+    chosen = (k for k in sorted(os.environ) if k not in _NOISE)
+    kept = (k for k in chosen if k in _KEPT or k.startswith(_KEPT_PREFIXES))
     return {name: os.environ[name] for name in kept}
 
 
@@ -84,6 +86,11 @@ def launched_by() -> str | None:
     if "SLURM_STEP_ID" in os.environ and ("PMIX_RANK" in os.environ or "PMI_RANK" in os.environ):
         return "srun"
     return None
+
+
+def keep_signals() -> None:
+    """Before MPI starts: have UCX leave this process the signals that it listens to."""
+    os.environ.setdefault(_UCX_SIGNAL, "0")
 
 
 def expected_ranks() -> int | None:

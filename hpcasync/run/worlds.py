@@ -54,7 +54,8 @@ def _enter_horovod(body: Callable[[World, str], int], options: Options) -> int:
 
 
 def _limit_start() -> None:
-    """Where deaths are tolerated, MPI_Init waits for ever for a rank that has died before it."""
+    """Before MPI starts. Where deaths are tolerated, MPI_Init waits for ever for a rank that has died before it."""
+    environment.keep_signals()
     faulthandler.dump_traceback_later(START_SECONDS, exit=True)
 
 
