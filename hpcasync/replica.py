@@ -148,10 +148,18 @@ class Pair(Flat):
         """Bring home gradients that left the buffer, for example after ``model.zero_grad()``, which forgets them.
 
         Only those of tensors [first, stop), if given.
+
+        Raises:
+            UsageError: the buffer is empty, and something has been done to it.
         """
         tensors, pointers = self.tensors[first:stop], self._grad_pointers[first:stop]
         if _grads_lie_at(pointers, tensors):
             return
+        if stop is None and self.message._version != self._clean_version and not self.grads.any():
+            raise UsageError(
+                "gradients are clipped or changed on replica.parameters(), and model.zero_grad() has taken them from "
+                "there: call optimizer.zero_grad(), or clip model.parameters()"
+            )
         views = self._views[self.message.data_ptr()]
         places = zip(tensors, self.spans[first:stop], strict=True)
         for number, (tensor, span) in enumerate(places, start=first):
@@ -171,6 +179,11 @@ class Pair(Flat):
             if self.flat.grad is not None:
                 self.grads.copy_(self.flat.grad.detach())
             self.flat.grad = self.grads
+
+    def clear(self) -> None:
+        """Zero the message."""
+        self.message.zero_()
+        self._clean_version = self.message._version
 
     def zero_grads(self) -> None:
         """Zeroed gradients where they belong, wherever they were."""
@@ -228,6 +241,7 @@ class Pair(Flat):
         for tensor, view in zip(self.tensors, views, strict=True):
             tensor.grad = view
         self._grad_pointers = [*map(_pointer, views)]
+        self._clean_version = message._version
         self.flat.grad = self.grads
 
 
@@ -333,7 +347,7 @@ class Replica:
     def zero_grads(self) -> None:
         """Zero the gradients and the counts behind them."""
         for pair in self.pairs:
-            pair.message.zero_()
+            pair.clear()
 
     def renew_grads(self) -> list[Tensor]:
         """:meth:`Pair.renew_grads` of every pair: messages [(n_i + 1,), ...]."""

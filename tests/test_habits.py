@@ -411,3 +411,18 @@ def test_sparse_gradients_become_dense(name):
     expected = run(False, False)
     assert torch.equal(run(True, False), expected)
     assert torch.equal(run(True, True), expected)
+
+
+@pytest.mark.parametrize("name", ["sync", "hogwild", "eager"])
+def test_clipping_the_flat_gradient_after_the_model_has_forgotten_its_own(name):
+    def clip_flat(script: Script) -> None:
+        nn.utils.clip_grad_norm_([p for group in script.optimizer.param_groups for p in group["params"]], 1.0)
+
+    def forget_and_clip(script: Script) -> None:
+        script.model.zero_grad()
+        script.model(torch.ones(4, 2, 3, 3)).sum().backward()
+        clip_flat(script)
+
+    with pytest.raises(UsageError, match=r"model.zero_grad\(\) has taken them from there"):
+        trained(name, 1, [("forget", "after step", forget_and_clip), None])
+    trained(name, 1, [("clip", "before step", clip_flat), None])
