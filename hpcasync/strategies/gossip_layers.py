@@ -107,5 +107,5 @@ class LayUp(Sgp):
             self.optimizer.step()
         for tensor, estimate in zip(bucket.tensors, estimates, strict=True):
             tensor.data = estimate
-        self._spent.mark([*bucket.tensors, bucket.pair.flat])
         self._push_sum.send(number, self._targets)
+        self._spent.mark([*bucket.tensors, bucket.pair.flat])

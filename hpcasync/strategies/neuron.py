@@ -103,6 +103,7 @@ class Neuron(Strategy):
             pair.forget_grads()
         replica.watch_grads(self._complete)
         self._begin()
+        self._note_shown()  # another rank may have made an update already
 
     def _check_optimizer(self) -> None:
         """PieceOptimizer does, and holds what no other optimizer does."""
