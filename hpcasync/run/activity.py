@@ -57,6 +57,8 @@ def activity(frame: FrameType) -> Activity:
     inner: FrameType | None = frame
     while inner is not None:
         file, name = inner.f_code.co_filename, inner.f_code.co_name
+        if _is_start(file, name):
+            break
         if file.startswith(_WORLDS) and file != _DECORATOR:
             verb = name  # the outermost: what was called, not what it calls
         elif file.startswith(_RUN):
@@ -70,8 +72,13 @@ def activity(frame: FrameType) -> Activity:
 def stack(frame: FrameType) -> str:
     """The Python stack from the job's own code on, the innermost call last."""
     frames = traceback.extract_stack(frame)
-    ours = [number for number, each in enumerate(frames) if each.name == "live" and each.filename.startswith(_RUN)]
+    ours = [number for number, each in enumerate(frames) if _is_start(each.filename, each.name)]
     return "".join(traceback.format_list(frames[ours[-1] + 1 :] if ours else frames))
+
+
+def _is_start(file: str, name: str) -> bool:
+    """The function of hpcasync/run that calls the job's own, and then the run's end."""
+    return name == "live" and file.startswith(_RUN)
 
 
 def _is_job(file: str) -> bool:

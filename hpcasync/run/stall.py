@@ -42,12 +42,13 @@ class Seen:
         pulse = self.pulse
         at = f" at {pulse.where}" if pulse.where else ""
         if self.is_silent(stall_seconds):
+            at = f", last{at}" if at else ""
             state = pulse.process_state
             if state in ("T", "t"):
-                return f"is stopped (process {pulse.pid} on {pulse.host} has got a SIGSTOP), last{at}"
+                return f"is stopped (process {pulse.pid} on {pulse.host} has got a SIGSTOP){at}"
             if state in ("", "Z", "X"):
-                return f"is dead (process {pulse.pid} on {pulse.host}), last{at}"
-            return f"gives no sign of life (process {pulse.pid} on {pulse.host}), last{at}"
+                return f"is dead (process {pulse.pid} on {pulse.host}){at}"
+            return f"gives no sign of life (process {pulse.pid} on {pulse.host}){at}"
         if pulse.verb:
             why = "" if pulse.phase == TRAINING else f" while {pulse.phase}"
             return f"waits in {pulse.verb}(){why}{at}"

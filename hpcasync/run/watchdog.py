@@ -19,7 +19,7 @@ from typing import NoReturn
 from hpcasync.launch.boxes import ERROR, WARNING
 from hpcasync.run.activity import activity, main_thread, stack
 from hpcasync.run.pulse import Pulse, process, pulse_file
-from hpcasync.run.record import mark_failed
+from hpcasync.run.record import has_failed, mark_failed
 from hpcasync.run.stall import Seen, Stall, judge
 
 END_FACTOR = 10  # times --stall-seconds
@@ -63,7 +63,7 @@ class Watchdog:
         """This rank has ended, and nobody shall miss its pulse."""
         self._stopped.set()
         if self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(LONGEST_SECONDS)  # it may be stuck in a write to a file system that hangs
         with suppress(OSError):
             pulse_file(self._folder, self._rank).unlink()
 
@@ -120,6 +120,8 @@ class Watchdog:
             if self._said is not None:
                 _say(f"{WARNING}the ranks go on: they had not moved for {self._said.seconds:.0f} s\n")
             self._said = None
+        elif has_failed(self._folder):
+            return  # the job is being ended, and those who are gone are not to blame
         elif stall.seconds >= END_FACTOR * self._stall_seconds:
             self._end(stall)
         elif self._said is None or self._said.culprits != stall.culprits:
