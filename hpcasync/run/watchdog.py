@@ -157,9 +157,9 @@ class Watchdog:
         line = f"stalled: {stall.line}; if a step may take that long, raise --stall-seconds {self._stall_seconds:g}"
         mark_failed(self._folder, self._rank, line, stall.stacks)
         _say(f"{ERROR}{line}\n")
-        for seen in stall.everyone.values():
-            if seen.is_silent(self._stall_seconds):
-                seen.pulse.kill()  # a stopped process would not hear that the job has ended
+        for rank, seen in stall.everyone.items():
+            if rank != self._rank:
+                seen.pulse.kill()  # not all hear that the job ends: ranks remember a SIGTERM until their next step
         self._abort(1)
 
     def _write(self, stall: Stall) -> None:
