@@ -138,7 +138,7 @@ def test_a_bad_run_is_one_line_and_the_others_are_reported(tmp_path: Path, capsy
 def test_nothing_to_report_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a folder"):
         report([tmp_path / "absent"])
-    with pytest.raises(UsageError, match=re.escape(f"no run.json in {tmp_path} nor in the two levels")):
+    with pytest.raises(UsageError, match=re.escape(f"no run.json in {tmp_path} nor in the 2 levels")):
         report([tmp_path])
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(UsageError, match="none of the 1 runs found could be read"):
@@ -152,6 +152,9 @@ def test_runs_are_found_two_levels_down_and_once(tmp_path: Path) -> None:
     write(tmp_path / "far" / "too" / "deep", document("three"))
     assert find_runs([tmp_path, one, two]) == [two, one]
     assert find_runs([one]) == [one]
+    assert find_runs([tmp_path], levels=1) == [one]
+    with pytest.raises(UsageError, match="nor in one level of folders below"):
+        find_runs([tmp_path / "far"], levels=1)
 
 
 def test_hundred_thousand_lines_become_two_thousand_points(tmp_path: Path) -> None:

@@ -25,6 +25,16 @@ def grow_old(folder: Path, seconds: float) -> None:
         os.utime(path, (then, then))
 
 
+def test_runs_that_lie_deeper_are_another_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The repository's published runs are in results/NAME/RUN; a user's own are in results/RUN."""
+    make_run(tmp_path / "own", status="done")
+    make_run(tmp_path / "published" / "other", status="done")
+    assert status([str(tmp_path), "--json", str(tmp_path / "status.json")]) == 0
+    assert [entry["name"] for entry in json.loads((tmp_path / "status.json").read_text())] == ["own"]
+    assert status([str(tmp_path / "published")]) == 0
+    assert "other" in capsys.readouterr().out
+
+
 # States
 
 

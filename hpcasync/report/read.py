@@ -79,8 +79,8 @@ class RunRecord:
         return np.concatenate([metrics.columns[name] for metrics in self.ranks] or [np.empty(0)])
 
 
-def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """The run folders that `paths` are or hold, one or two levels down; each once, in a stable order.
+def find_runs(paths: Sequence[Path], levels: int = 2) -> list[Path]:
+    """The run folders that `paths` are or hold, so many levels down at most; each once, in a stable order.
 
     Raises UsageError for a path that is not a folder, and when there is no run at all.
     """
@@ -88,16 +88,18 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.is_dir():
             raise UsageError(f"{path} is not a folder; give a run folder or a folder that holds runs")
-        inside = [path] if (path / "run.json").exists() else _below(path)
+        inside = [path] if (path / "run.json").exists() else _below(path, levels)
         for folder in inside:
             found.setdefault(folder.resolve(), folder)
     if not found:
-        raise UsageError(f"no run.json in {', '.join(map(str, paths))} nor in the two levels of folders below")
+        deep = "one level" if levels == 1 else f"the {levels} levels"
+        raise UsageError(f"no run.json in {', '.join(map(str, paths))} nor in {deep} of folders below")
     return list(found.values())
 
 
-def _below(path: Path) -> list[Path]:
-    return sorted(file.parent for pattern in ("*/run.json", "*/*/run.json") for file in path.glob(pattern))
+def _below(path: Path, levels: int) -> list[Path]:
+    patterns = ("*/" * level + "run.json" for level in range(1, levels + 1))
+    return sorted(file.parent for pattern in patterns for file in path.glob(pattern))
 
 
 def read_run(folder: Path, metrics: bool = True) -> RunRecord:

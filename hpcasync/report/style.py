@@ -20,9 +20,9 @@ svg {{ color: #1b1f24; background: #ffffff; {_variables(LIGHT)} }}
 
 SHEET = f"""
 :root {{ color-scheme: light dark; --paper: #ffffff; --card: #f6f7f9; --ink: #1b1f24; --soft: #59616d; --line: #dfe3e8;
-  --done: #00805d; --failed: #b3261e; --running: #8f6a00; {_variables(LIGHT)} }}
+  --shade: #9aa3af; --done: #00805d; --failed: #b3261e; --running: #8f6a00; {_variables(LIGHT)} }}
 @media (prefers-color-scheme: dark) {{ :root {{ --paper: #14171b; --card: #1c2026; --ink: #e6e9ed; --soft: #9ba4b0;
-  --line: #30363e; --done: #2cc99b; --failed: #ff8a80; --running: #e8bf3f; {_variables(DARK)} }} }}
+  --line: #30363e; --shade: #5b6572; --done: #2cc99b; --failed: #ff8a80; --running: #e8bf3f; {_variables(DARK)} }} }}
 * {{ box-sizing: border-box; }}
 body {{ margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }}
@@ -39,7 +39,9 @@ p {{ margin: 0 0 .75rem; }}
 .verdicts .figure {{ font-size: 1.7rem; line-height: 1.2; font-weight: 650; font-variant-numeric: tabular-nums; }}
 .verdicts .figure small {{ font-size: .9rem; font-weight: 400; color: var(--soft); }}
 .verdicts p {{ margin: .35rem 0 0; font-size: .94rem; }}
-.scroll {{ overflow-x: auto; margin: 0 0 1.75rem; }}
+.scroll {{ overflow-x: auto; margin: 0 0 1.75rem;
+  background: linear-gradient(to left, var(--paper) 50%, transparent) right / 3rem 100% no-repeat local,
+    linear-gradient(to left, var(--shade), transparent) right / 1.5rem 100% no-repeat; }}
 .scroll:focus-visible {{ outline: 2px solid var(--series-1); }}
 table {{ border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .5rem .45rem; text-align: right; white-space: nowrap; vertical-align: top;

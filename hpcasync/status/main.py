@@ -24,7 +24,10 @@ HELP = """Print a line per run: how far it is, how fast, who lags behind, and wh
 
 A run that says it is running and has written nothing for a minute is told by its last write: it may have been killed.
 Ranks whose steps take 1.5 times as long as the median's, or more, are stragglers. When no step has been made for 10 s,
-the rank that holds up the others is named instead, and where it is: in its own code, in a wait, stopped or dead."""
+the rank that holds up the others is named instead, and where it is: in its own code, in a wait, stopped or dead.
+
+Only the folders right below are looked at, which is where runs are made. Those of a sweep, and the published ones, lie
+deeper: hpcasync status results/sweep shows them. `hpcasync report` looks two levels down."""
 
 
 @dataclass(kw_only=True)
@@ -32,7 +35,7 @@ class Arguments:
     """Where the runs are."""
 
     paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="FOLDER ...")] = (Path("results"),)
-    """Folders of runs, or folders of such folders."""
+    """Runs, or folders of runs: results means results/RUN, and no run that lies deeper."""
     json: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Write it to this file, too."""
 
@@ -46,7 +49,7 @@ def status(words: Sequence[str]) -> int:
     arguments = parse(Arguments, words, prog="hpcasync status", description=HELP)
     if arguments.json is not None:
         check_replaceable(arguments.json, "what hpcasync status writes", "idle_seconds")
-    states = observe_all(find_runs(arguments.paths))
+    states = observe_all(find_runs(arguments.paths, levels=1))
     console().print(terminal(states))
     if arguments.json is not None:
         write_entries(arguments.json, [state.entry() for state in states])
