@@ -126,10 +126,12 @@ def fake_sbatch(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_job_and_where_its_output_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_sbatch(tmp_path, f"cat > {tmp_path}/got; echo greeting; echo '12;other'; echo warning >&2", monkeypatch)
     monkeypatch.chdir(tmp_path)
-    code, out, err = call("submit", "--tasks=2", JOB, "é")
+    code, out, err = call("submit", "--tasks=2", JOB, "--data", "é")
     assert err == "warning\n"
     assert (code, out) == (0, f"job 12\noutput: {tmp_path}/tiny_job-12.out\nrun: {tmp_path}/results/tiny_job-12\n")
-    assert (tmp_path / "got").read_text() + "\n" == dry_run(JOB, "é").replace("--dry-run ", "").rpartition("sbatch")[0]
+    assert (tmp_path / "got").read_text() + "\n" == dry_run(JOB, "--data", "é").replace("--dry-run ", "").rpartition(
+        "sbatch"
+    )[0]
     _, out, _ = call("submit", "--tasks=2", "--array=1-2", "--job-name=a", JOB)
     assert out == f"job 12\noutput: {tmp_path}/a-12_<index>.out\nrun: {tmp_path}/results/tiny_job-12_<index>\n"
 
@@ -146,12 +148,34 @@ def test_the_job_and_where_its_output_is(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_what_sbatch_refuses(text: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_sbatch(tmp_path, text, monkeypatch)
-    code, out, err = call("submit", "--tasks=2", JOB)
+    code, out, err = call("submit", "--tasks=2", script_without_main(tmp_path))
     assert (code, out, err) == (2, "", f"hpcasync: error: {complaint}\n")
 
 
 def test_without_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    code, _, err = call("submit", "--tasks=2", JOB)
+    code, _, err = call("submit", "--tasks=2", script_without_main(tmp_path))
     assert code == 2
     assert "no sbatch found" in err
+
+
+def script_without_main(folder: Path) -> str:
+    """A job that is not asked for its options."""
+    (folder / "job.py").touch()
+    return str(folder / "job.py")
+
+
+def test_options_that_the_job_refuses_are_not_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_sbatch(tmp_path, f"touch {tmp_path}/queued; echo 12", monkeypatch)
+    told = call("submit", "--tasks=2", JOB, "--strategy", "egaer")
+    assert told == (2, "", "hpcasync: error: unknown strategy 'egaer'; did you mean eager?\n")
+    assert not (tmp_path / "queued").exists()
+
+
+def test_a_job_that_lacks_a_module_here_is_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The site's script may load it on the nodes."""
+    fake_sbatch(tmp_path, "echo 12", monkeypatch)
+    (tmp_path / "job.py").write_text("import a_module_of_the_cluster\nfrom hpcasync.run import main\n")
+    code, out, err = call("submit", "--tasks=2", str(tmp_path / "job.py"))
+    assert (code, err) == (0, "")
+    assert out.startswith("job 12\n")

@@ -16,6 +16,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 from hpcasync.arguments import parse
 from hpcasync.errors import UsageError
 from hpcasync.launch.boxes import EXPLANATION
+from hpcasync.launch.check import REFUSED, check_options
 from hpcasync.launch.slurm import overrides
 from hpcasync.launch.slurm.request import NAME, Request
 from hpcasync.launch.slurm.script import Submission, file_name, flags, output, script
@@ -86,6 +87,10 @@ def submit(words: Sequence[str]) -> int:
     if arguments.dry_run:
         print(f"{text}\n{command_line(argv)}   # with this script on its standard input")
         return 0
+    # What fails otherwise may be for want of the modules that the site's script loads: only a refusal counts.
+    if (checked := check_options([sys.executable, job, *job_words])).code == REFUSED:
+        sys.stderr.write(checked.told)
+        return REFUSED
     told = _sbatch(argv, text)
     if told.stderr.strip():  # the answer to --test-only, or a warning
         print(told.stderr.strip(), file=sys.stdout if arguments.test_only else sys.stderr)
