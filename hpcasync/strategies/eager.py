@@ -98,10 +98,13 @@ class Eager(Strategy):
         self._note_read()
 
     def drain(self) -> None:
+        if not self._adopted:
+            self._adopt_parameters()
         self._rounds.leave()
         while not self._rounds.over:
             self.world.wait_until(self._stirs)
             self._apply_arrived()
+        self._note_shown()
 
     def state_dict(self) -> dict[str, Any]:
         self._settle()
@@ -118,11 +121,9 @@ class Eager(Strategy):
 
     def _settle(self) -> None:
         """Collective. Have every gradient applied; then the parameters and the optimizer are all there is to keep."""
-        self._adopt_parameters()
         self.drain()
         self._rounds.rejoin()
         self._note_read()
-        self._note_shown()
 
     def _judge(self) -> bool:
         """Have the policy's will with the gradient, once what has come meanwhile is applied. False: drop it."""
