@@ -137,7 +137,6 @@ class Server(Strategy):
         return [part.now().clone() for part in self._parts]
 
     def state_dict(self) -> dict[str, Any]:
-        self._adopt_parameters()
         self._leave()  # nobody shall wait for an update that has to come from a rank that is here
         self.world.barrier()
         state = {
