@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from hpcasync.faults import Faults
 from hpcasync.laws import parse_law
@@ -23,6 +24,10 @@ from tests import slurm_cluster
 SIZES = (1, 2, 3, 4)
 REAL_SECOND = 0.0005  # seconds that a real rank sleeps for a simulated second of computing
 Main = Callable[[World], Any]
+
+# A loaded machine is no failure of the code under test.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -93,7 +93,7 @@ def test_krum_by_hand():
     assert multi_krum(rows, 1).tolist() == [(0 + 1 + 2.5 + 3) / 4]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 9), st.integers(0, 999), st.sampled_from(list(RULES)))
 def test_a_rule_does_not_depend_on_how_the_columns_lie_on_the_ranks(n, seed, name):
     """Inner products of some columns and of the others add up; whatever combines columns does so one by one."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -48,7 +48,6 @@ class Recorder:
 shapes = st.lists(st.lists(st.integers(0, 5), max_size=3).map(tuple), min_size=1, max_size=8)
 
 
-@settings(deadline=None)
 @given(shapes, st.integers(1, 300), st.sampled_from([(torch.float32,), (torch.float32, torch.float64)]))
 def test_every_element_and_the_count_are_reduced_once_a_step(shapes, cap, dtypes):
     def main(world: World) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcasync.errors import UsageError
@@ -33,7 +33,6 @@ def checkpoint(run: Path, step: int, *states: dict[str, Any]) -> Path:
     return complete(run, step, range(len(states)), checksums)
 
 
-@settings(deadline=None)  # disks are slow at times
 @given(states)
 def test_any_state_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, state: dict[str, Any]) -> None:
     folder = checkpoint(tmp_path_factory.mktemp("run"), 3, state)

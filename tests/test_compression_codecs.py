@@ -28,7 +28,7 @@ def square(v: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(length=lengths, seed=st.integers(0, 999), dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_every_codec_is_a_contraction(name, length, seed, dtype):
     v = vector(length, seed, dtype)
@@ -85,7 +85,7 @@ def test_what_float16_cannot_hold_waits_in_the_residual():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(length=st.integers(1, 30), rounds=st.integers(1, 5), seed=st.integers(0, 999))
 def test_sent_and_residual_are_what_was_generated(name, length, rounds, seed):
     feedback = ErrorFeedback(codec(name), torch.zeros(length))
@@ -104,7 +104,7 @@ def test_sent_and_residual_are_what_was_generated(name, length, rounds, seed):
     assert torch.allclose(sent + feedback.residual, generated, rtol=0, atol=1e-5 * float(generated.abs().max() + 1))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     length=st.integers(1, 40),
     bits=st.sampled_from([1, 2, 4, 8]),

@@ -13,7 +13,7 @@ from tests.training import Vectors, build, gradient, linear, train
 LENGTH = 11
 some_ranks = st.lists(st.integers(0, 9), min_size=1, max_size=5)  # the steps that each rank makes
 some_network = st.sampled_from([(0.0, 0.0), (0.3, 0.0), (0.05, 0.01)])  # seconds per message and per byte
-examples = settings(max_examples=40, deadline=None)
+examples = settings(max_examples=40)
 
 
 def delivered(words: str, steps: list[int], seed: int, network: tuple[float, float]) -> list[torch.Tensor]:

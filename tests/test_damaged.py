@@ -312,7 +312,7 @@ def test_to_begin_again_for_want_of_a_checkpoint_is_said(run: Path, capfd: pytes
     assert begun(run) == [0]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     damages=st.lists(
         st.tuples(

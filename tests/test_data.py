@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcasync.data import cifar, digits, idx, load_images
@@ -102,7 +102,6 @@ def test_mnist_folders_by_any_of_their_names(tmp_path, mark, end):
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.sampled_from(["a", "a.gz"]), st.data())
-@settings(deadline=None)
 def test_idx_round_trip(shape, name, data):
     values = np.frombuffer(data.draw(st.binary(min_size=(n := int(np.prod(shape))), max_size=n)), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +111,6 @@ def test_idx_round_trip(shape, name, data):
 
 
 @given(st.sampled_from(["a", "a.gz"]), st.data())
-@settings(deadline=None)
 def test_idx_cut_short_anywhere_is_refused(name, data):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
@@ -124,7 +122,6 @@ def test_idx_cut_short_anywhere_is_refused(name, data):
 
 
 @given(st.binary(max_size=64), st.sampled_from(["a", "a.gz"]))
-@settings(deadline=None)
 def test_any_bytes_are_an_idx_file_or_refused(data, name):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name

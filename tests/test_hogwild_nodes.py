@@ -13,7 +13,7 @@ from hpcasync.world import World
 from tests.training import Vectors, build, gradient, linear, train
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     steps=st.lists(st.integers(0, 12), min_size=1, max_size=6),
     per_node=st.integers(1, 4),

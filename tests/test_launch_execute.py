@@ -45,6 +45,7 @@ SRUN = [
     "srun: launch/slurm: _step_signal: Terminating StepId=22.0\n",
     "slurmstepd-n1: error: *** STEP 22.0 ON n1 CANCELLED AT 2026-11-22T22:28:59 ***\n",
 ]
+UNREACHED = ["[n1:1234] PMIX ERROR: PMIX_ERR_UNREACH in file ptl_base.c at line 1\n"]
 EXPLAINED = ["hpcasync: error: a mistake\n"]
 
 
@@ -53,7 +54,7 @@ def shown(lines: list[str]) -> list[str]:
     return [line for fed in lines for line in boxes.feed(fed)] + boxes.rest()
 
 
-@pytest.mark.parametrize("noise", [NON_ZERO, ABORT, MPICH_ABORT, SRUN, NON_ZERO + ABORT])
+@pytest.mark.parametrize("noise", [NON_ZERO, ABORT, MPICH_ABORT, SRUN, UNREACHED, NON_ZERO + ABORT])
 def test_noise_about_an_explained_failure_is_dropped(noise: list[str]) -> None:
     assert shown(EXPLAINED + noise) == EXPLAINED
     assert shown(noise + EXPLAINED) == EXPLAINED

@@ -73,7 +73,7 @@ def test_the_recurrence_of_the_paper(ranks, c):
 counts = st.lists(st.integers(0, 9), min_size=1, max_size=5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(counts, st.integers(1, 4), st.sampled_from([0.0, 0.2]))
 def test_without_momentum_every_way_counts_once(steps, period, alpha):
     def main(world: World):
@@ -140,7 +140,7 @@ def test_nobody_waits_for_a_slow_rank():
         assert simulate(main, 4, compute="slow:3:40", ranks_per_node=2) == [0.0] * 4
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(counts, st.integers(1, 3), st.integers(1, 5), st.integers(1, 3), st.sampled_from([0.3, 1.0]))
 def test_two_levels_bring_every_way_to_the_center_once(steps, period, accumulate, per_node, mix):
     def main(world: World):

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -33,7 +33,6 @@ def models(draw: st.DrawFn) -> nn.Module:
     return model
 
 
-@settings(deadline=None)
 @given(models(), st.integers(1, 5))
 def test_every_element_is_in_exactly_one_block(model, block):
     replica = Replica(model)

@@ -16,7 +16,7 @@ from tests.neurons import SELECTS, every_select, neuron
 from tests.training import Vectors, classifier, digits_loss, full_loss, gradient, linear, train
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     select=st.sampled_from(SELECTS),
     steps=st.lists(st.integers(0, 12), min_size=1, max_size=5),

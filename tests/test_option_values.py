@@ -99,7 +99,7 @@ def test_what_run_json_holds(value: Any, held: Any) -> None:
     assert json.loads(json.dumps(plain(value, "x"), allow_nan=False)) == held
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.recursive(st.floats() | st.integers() | st.text() | st.binary() | st.complex_numbers() | st.datetimes(),
                     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner)))  # fmt: skip
 def test_what_was_written_compares_equal(value: Any) -> None:

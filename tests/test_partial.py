@@ -126,7 +126,7 @@ def longest_miss(made: list[int]) -> int:
     alpha=st.sampled_from([0.0, 0.01, 0.7]),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_nothing_is_lost_however_late_the_ranks_are(steps, bound, quorum, compute, alpha, seed):
     parsed = Quorum.parse(quorum)
     parsed = Quorum(min(parsed.ready, len(steps)), parsed.initiator)

@@ -51,8 +51,9 @@ def test_a_fused_step_on_the_flat_parameter_is_the_step_on_each():
             model(torch.ones(2, 5)).square().sum().backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=False)
-    assert torch.equal(flat.weight, plain.weight)
-    assert torch.equal(flat.bias, plain.bias)
+    for mine, expected in zip(flat.parameters(), plain.parameters(), strict=True):
+        # to the last bits: a fused kernel rounds the end of a vector differently on CPUs where its vectors are longer
+        torch.testing.assert_close(mine, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_renewed_gradients_are_zero_and_the_filled_ones_are_not_touched():

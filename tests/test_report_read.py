@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -94,7 +94,7 @@ LINES = st.fixed_dictionaries(
 )
 
 
-@examples(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(max_examples=8)
 @given(st.lists(LINES, max_size=6))
 def test_any_numbers_can_be_drawn(tmp_path_factory: pytest.TempPathFactory, lines: list[dict[str, Any]]) -> None:
     root = tmp_path_factory.mktemp("numbers")

@@ -87,7 +87,7 @@ some_steps = st.lists(st.integers(0, 7), min_size=1, max_size=4)
 some_network = st.sampled_from([(0.0, 0.0), (0.3, 0.0), (0.05, 0.01)])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(some_steps, st.sampled_from(["async", "ringmaster:2", "ssp:1", "inf"]), st.integers(1, 3), some_network)
 def test_what_is_generated_is_applied_or_dropped(steps, policy, push, network):
     """With lr 1 and ones for gradients, what has been applied is what x has moved."""
@@ -109,7 +109,7 @@ def test_what_is_generated_is_applied_or_dropped(steps, policy, push, network):
         assert result.tolist() == pytest.approx([-applied] * LENGTH, abs=1e-4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(some_steps, st.sampled_from(["rennala", "rennala:5", "backup", "quorum:2:0.3"]), some_network)
 def test_what_is_collected_is_in_one_update_or_dropped(steps, policy, network):
     """The mean of ones is one: x has moved by the number of updates, and contributions are counted in the histogram."""

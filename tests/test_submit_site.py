@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcasync.errors import UsageError
@@ -78,7 +78,6 @@ def test_a_site_file_that_is_none(tmp_path: Path) -> None:
     assert f"--site '{site}': it is not TOML" in refusal("--site", str(site), JOB)
 
 
-@settings(deadline=None)
 @given(key=st.sampled_from(["modules", "sbatch_flags", "launcher", "binding"]), value=NASTY)
 def test_any_word_of_a_site_file_is_one_word_or_refused(key: str, value: str) -> None:
     try:

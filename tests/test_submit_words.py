@@ -108,7 +108,6 @@ def test_an_attack_in_an_option_is_refused(name: str, attack: str) -> None:
     assert str(refused.value).isprintable()
 
 
-@settings(deadline=None)
 @given(name=st.sampled_from(sorted(GOOD)), value=NASTY)
 def test_any_text_in_an_option_is_one_word_of_one_line_or_refused(name: str, value: str) -> None:
     plain = flags(written(Request(tasks=1, mail="me", job_name="a", array="1", after="1")))
@@ -124,7 +123,7 @@ def test_any_text_in_an_option_is_one_word_of_one_line_or_refused(name: str, val
     assert all(re.fullmatch(r"--[a-z-]+(=[A-Za-z0-9_.,:@%+*&|()\[\]-]+)?", line) for line in text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from([*sorted(GOOD), "name", "nodes", "tasks", "site", "results"]),
     value=NASTY | st.sampled_from(ATTACKS),
@@ -141,7 +140,7 @@ def test_any_text_on_the_command_line_is_a_dry_run_or_one_line(name: str, value:
         assert err.count("\n") == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(NASTY.filter(lambda word: "\0" not in word), min_size=1, max_size=8))
 def test_bash_reads_quoted_words_back(words: list[str]) -> None:
     line = " ".join(map(quoted, words))

@@ -51,7 +51,7 @@ _LINE = re.compile(
     r"Abort\(\d+\) on node \d+ .*application called MPI_Abort"
     r"|srun: error: .*: tasks? [\d,-]+: (Exited with exit code|Killed|Terminated)"
     r"|srun: (Terminating StepId|launch/slurm: _step_signal|Job step aborted|got SIGCONT|forcing job termination)"
-    r"|\[\S+\] PRTE ERROR: Not found in file "
+    r"|\[\S+\] (PRTE ERROR: Not found in file |PMIX ERROR: PMIX_ERR_UNREACH\b)"
     r"|slurmstepd(-\S+)?: error: \*\*\* STEP "
 )
 _UNTESTED = re.compile(r"WARNING: The selected 'osc' module")
