@@ -193,7 +193,9 @@ def test_a_run_says_what_it_drops_and_goes_on(tmp_path: Path, capsys: pytest.Cap
     assert codes(ended) == {0}
     summary = json.loads((tmp_path / "run" / "run.json").read_text())["summary"]
     assert summary["non_finite"]["value"] == 1
-    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    printed = capsys.readouterr()
+    assert "gradients left out, not finite: 1  done" in printed.out
+    told = [line for line in printed.err.splitlines() if "warning" in line]
     assert told == ["hpcasync: warning: rank 1: a loss or gradient is not finite in step 4; it is left out"]
     assert outcome(tmp_path / "run") == ("done", "")
 

@@ -69,4 +69,6 @@ def closing(summary: dict[str, dict[str, Any]], evaluated: dict[str, float], tar
     if figures["ideal_share"] is not None:
         words.append(f"{figures['ideal_share']:.2f} of the ideal")
     words.append(f"staleness {figures['staleness_mean']:.1f}, at most {figures['staleness_max']}")
+    if figures["non_finite"]:
+        words.append(f"gradients left out, not finite: {figures['non_finite']}")
     return "  ".join(words)
