@@ -77,7 +77,7 @@ def test_both_models_take_colour_images_from_a_folder(call, tmp_path, model):
         (["--strategy", "nosuch"], "unknown strategy 'nosuch'; the known ones are sync, "),
         (
             ["--strategy", "downpour", "pul=4"],
-            "strategy downpour has no option 'pul'; its options and defaults: push=1",
+            "strategy downpour has no option 'pul'; did you mean pull?",
         ),
         (["--data", "/nowhere"], "/nowhere: no such folder"),
         (["--batch-size", "361"], "batch size 361: 1437 samples on 4 ranks leave rank 0 only 360"),

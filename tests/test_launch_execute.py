@@ -230,9 +230,9 @@ def note(number, frame):
         sys.exit(7)
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
     signal.signal(number, note)
-if len(sys.argv) == 1:
-    os.write(2, {TRAINING!r})
 print("ready", flush=True)
+if len(sys.argv) == 1:
+    os.write(2, {TRAINING!r})  # the last: upon it the launcher prints, too
 while True:
     time.sleep(0.05)
 """

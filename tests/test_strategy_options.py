@@ -26,10 +26,10 @@ def test_options_have_the_types_of_the_signature():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "unknown strategy nothing; the known ones are sync, "),
+        ([], "unknown strategy 'nothing'; the known ones are sync, "),
         (["nope"], "unknown strategy 'nope'; the known ones are sync, "),
         (["sync", "bound=1"], "strategy sync has no option 'bound'; its options and defaults: none"),
-        (["stale", "bond=1"], "strategy stale has no option 'bond'; its options and defaults: bound=1"),
+        (["stale", "bond=1"], "strategy stale has no option 'bond'; did you mean bound?"),
         (["stale", "bound"], "strategy stale: 'bound' is not of the form key=value"),
         (["stale", "bound=x"], "strategy stale: bound=x is not an integer"),
         (["stale", "bound=1.5"], "strategy stale: bound=1.5 is not an integer"),
