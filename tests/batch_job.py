@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from hpcasync.replica import Replica
-from hpcasync.run import Options, Run, main
+from hpcasync.run import Metric, Options, Run, main
 
 
 @dataclass
@@ -31,7 +31,12 @@ def train(run: Run, job: Slow) -> None:
     optimizer = torch.optim.SGD(replica.parameters(), lr=job.lr, momentum=0.9)
     generator = torch.Generator().manual_seed(run.rank_seed(0))
     batches = [torch.randn(job.batch_size, 3, generator=generator) for _ in range(8)]
-    run.start(replica, optimizer, lambda model: {"loss": float(model(torch.ones(1, 3)).pow(2))})
+    run.start(
+        replica,
+        optimizer,
+        lambda model: {"loss": float(model(torch.ones(1, 3)).pow(2))},
+        metric=Metric("loss", better="lower"),
+    )
     for x in run.steps(batches):
         time.sleep(0 if restarted else job.first_attempt_seconds)
         loss = (model(x) - x.sum(dim=1, keepdim=True)).pow(2).mean()

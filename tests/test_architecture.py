@@ -22,7 +22,7 @@ LAYERS = (
     ("clock", "replica", "staleness", "reduction", "aggregation", "topology", "partial"),
     ("mpi", "sim", "horovod", "faults", "trace", "compression", "strays"),
     ("strategies",),
-    ("data", "models", "arguments", "launch", "json_file", "toml_file"),
+    ("data", "models", "arguments", "launch", "json_file", "toml_file", "stall"),
     ("run", "report", "guide"),
     ("bench", "status", "sweep"),
     ("simulate", "doctor"),

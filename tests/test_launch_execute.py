@@ -264,7 +264,10 @@ def test_the_first_signal_asks_and_the_second_ends(tmp_path: Path, number: signa
     assert printed.readline() == f"{number.name}\n"
     _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert told == f"hpcasync: {number.name}: the ranks write a checkpoint and end; a second signal ends them at once\n"
+    assert (
+        told
+        == f"hpcasync: {number.name}: the ranks write a checkpoint and end; a second Ctrl-C or SIGTERM ends them now\n"
+    )
 
 
 def test_a_closed_terminal_asks_once(tmp_path: Path) -> None:

@@ -199,6 +199,10 @@ def test_an_existing_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
         (["--metric", "none", "--target", "1"], "--target 1: the job does not declare the metric that is meant"),
         (["--metric", "absent"], "evaluate() has returned loss, auc, but run.start() declares the metric 'absent'"),
         (["--fail", "no-start"], "train() has returned without run.start()"),
+        (["--fail", "no-step"], "its loop never calls run.step(loss), so nothing is trained"),
+        (["--fail", "own-step"], "optimizer.step() is part of run.step(loss): take it out of the loop"),
+        (["--fail", "own-step", "--strategy", "hogwild"], "optimizer.step() is part of run.step(loss)"),
+        (["--fail", "no-replica"], "run.start(Linear, ...): it takes Replica(model)"),
     ],
 )
 def test_a_mistake_is_told_on_one_line(
@@ -478,7 +482,7 @@ def test_an_interrupt_of_real_ranks_is_clean(tmp_path: Path) -> None:
     code, told = outcome(process)
     assert code == 128 + signal.SIGINT
     assert told.splitlines() == [
-        "hpcasync: SIGINT: the ranks write a checkpoint and end; a second signal ends them at once",
+        "hpcasync: SIGINT: the ranks write a checkpoint and end; a second Ctrl-C or SIGTERM ends them now",
         "hpcasync: stopped by SIGINT; --resume --name run goes on",
     ]
     steps = values(tmp_path / "run")["steps"]

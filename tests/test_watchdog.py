@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from hpcasync.run import main
-from hpcasync.run.activity import activity, main_thread, stack
-from hpcasync.run.pulse import Pulse, process, pulse_file, pulsing
-from hpcasync.run.stall import Seen, judge
 from hpcasync.run.watchdog import Watchdog
+from hpcasync.stall.activity import activity, main_thread, stack
+from hpcasync.stall.judgement import Seen, judge
+from hpcasync.stall.pulse import Pulse, process, pulse_file, pulsing
 from hpcasync.status.screen import line
 from tests import stalled_job, tiny_job
 from tests.status_runs import make_run, see

@@ -37,6 +37,9 @@ class Tiny(Options):
             "remove",
             "empty",
             "last",
+            "no-step",
+            "own-step",
+            "no-replica",
             "no-start",
         ],
         arg(metavar="HOW"),
@@ -99,13 +102,16 @@ def train(run: Run, job: Tiny) -> None:
         loss = float(model(torch.ones(1, 3)).pow(2))
         return {"loss": loss, "auc": 100 / (1 + loss)}
 
-    run.start(replica, optimizer, evaluate, metric=job.metrics())
+    run.start(model if job.fail == "no-replica" else replica, optimizer, evaluate, metric=job.metrics())  # type: ignore[arg-type]
     for x in run.steps(batches):
         if run.strategy.staleness.count >= 2:
             fail_perhaps(run, job, "late")
         loss = model(x).pow(2).mean()
         loss.backward()
-        run.step(loss, samples=job.samples)
+        if job.fail == "own-step":
+            optimizer.step()
+        if job.fail != "no-step":
+            run.step(loss, samples=job.samples)
 
 
 if __name__ == "__main__":

@@ -67,11 +67,11 @@ def execute(argv: Sequence[str], display: Display, survivable: bool = False) -> 
         return exit_code(boxes.stopped_by)
     if boxes.is_hopeless:
         return 1
-    if code == 0 and survivable:
-        if not boxes.is_over:
-            display.show(sys.stderr, [f"{ERROR}the ranks have ended, and none has said that the run is done\n"])
-        return 1
-    return code if code >= 0 else 128 - code
+    code = code if code >= 0 else 128 - code
+    if not boxes.is_over and (survivable or code):
+        why = f" (exit code {code} of the launcher)" if code else ": does the job call hpcasync.run.main()?"
+        display.show(sys.stderr, [f"{ERROR}the ranks have ended, and none has said that the run is done{why}\n"])
+    return code or int(survivable)
 
 
 def _tied(argv: Sequence[str], survivable: bool) -> list[str]:
@@ -97,6 +97,7 @@ class _Started:
     def follow(self) -> None:
         """Show what comes until the launcher has ended, and see to it that it does."""
         for stream, lines in relay(self._process):
+            self._answer()
             shown = [each for line in lines for each in self.boxes.feed(line)] if stream is sys.stderr else lines
             if not self._cut_off:
                 self._display.show(stream, shown)
@@ -142,16 +143,20 @@ class _Started:
         """Send the launcher this signal after so many seconds, if that is not due earlier."""
         self._due[number] = min(self._due.get(number, math.inf), time.monotonic() + seconds)
 
+    def _answer(self) -> None:
+        """To the user's signal, before the ranks do."""
+        boxes = self.boxes
+        if boxes.asked_by is not None and not self._answered:
+            self._answered = True
+            training = "the ranks write a checkpoint and end; a second Ctrl-C or SIGTERM ends them now"
+            how = training if boxes.folder is not None else "the ranks are ended before they have trained"
+            self._display.show(sys.stderr, [f"{EXPLANATION}{boxes.asked_by.name}: {how}\n"])
+
     def _go_on(self) -> None:
         boxes = self.boxes
         if boxes.folder is not None and not self._announced:
             self._announced = True
             self._display.runs(boxes.folder)
-        if boxes.asked_by is not None and not self._answered:
-            self._answered = True
-            training = "the ranks write a checkpoint and end; a second signal ends them at once"
-            how = training if boxes.folder is not None else "the ranks are ended before they have trained"
-            self._display.show(sys.stderr, [f"{EXPLANATION}{boxes.asked_by.name}: {how}\n"])
         if boxes.is_over and not self._ending:
             self._ending = True
             seconds = 0.0 if boxes.is_hopeless else CLOSE_SECONDS if self._is_written else FAIL_SECONDS

@@ -78,11 +78,13 @@ class Run:
         self._origin, self._signals = origin, signals
         self._totals = Totals()
         self._open = ExitStack()
+        self._batch: Any = None
         self._feed = Feed(world.rank, options.epochs)
         self._leader: Leader | None = None
         self._watchdog: Watchdog | None = None
         self._members = list(range(world.size))  # the living, as numbered at the start
         self._code: int | None = None  # once the run is concluded
+        self._is_ours = False  # what happens now: within step(), finish() and the like
         torch.set_num_threads(options.threads)
         torch.manual_seed(options.seed)
 
@@ -109,6 +111,8 @@ class Run:
             UsageError: the ranks do not train alike, the folder exists, the strategy cannot be built, or --target has
                 no metric; nothing has been overwritten.
         """
+        if not isinstance(replica, Replica):
+            raise UsageError(f"run.start({type(replica).__name__}, ...): it takes Replica(model)")
         self._metrics = declared(metric)
         if self.options.target is not None and not self._metrics:
             raise UsageError(
@@ -126,6 +130,7 @@ class Run:
             adopt(saved.state["strategy"], replica)
             self._feed.deal(self.rank, self.size)
         self._build(self.world)
+        optimizer.register_step_pre_hook(self._check_stepper)
         self.folder = self._take_folder(opening)
         self._notes = Notes(self.folder, self.rank, sum(len(pair.params) for pair in replica.pairs), self.options.trace)
         self._open.callback(self._notes.flush)
@@ -151,7 +156,7 @@ class Run:
         for batch in self._feed.batches(loader, self._end_epoch):
             if self._ended():
                 return
-            self._batch: Any = batch
+            self._batch = batch
             self._began = self.world.now()
             yield batch
 
@@ -184,6 +189,7 @@ class Run:
         """Collective. Drain the strategy, evaluate what the run delivers, complete run.json. Returns the exit code."""
         if self.folder is None:
             raise UsageError(f"{self._origin.job.name}: train() has returned without run.start()")
+        self._check_steps()
         self._totals.wall_seconds = self._seconds()
         while True:
             with self._recovering():
@@ -278,7 +284,18 @@ class Run:
         if reached:
             self._stop.tell_all()
 
+    def _check_stepper(self, *_: object) -> None:
+        """Before each step of the optimizer."""
+        if not self._is_ours and not self.strategy.sends_in_backward:
+            raise UsageError("optimizer.step() is part of run.step(loss): take it out of the loop")
+
+    def _check_steps(self) -> None:
+        """After an epoch, and at the end."""
+        if self._batch is not None and not self._totals.steps:
+            raise UsageError(f"{self._origin.job.name}: its loop never calls run.step(loss), so nothing is trained")
+
     def _end_epoch(self) -> None:
+        self._check_steps()
         if self.options.evaluate_every is None:
             with self._recovering():
                 self._evaluate()
@@ -356,6 +373,7 @@ class Run:
         Raises:
             PeerFailed: the dead rank has failed and said why; nobody goes on.
         """
+        outer, self._is_ours = self._is_ours, True
         try:
             yield
         except RankFailed:
@@ -366,6 +384,8 @@ class Run:
             self.world, self._members = recover(self.world, partial(self._rebuild, self._stop.told))
             if self._code is None:
                 self._go_on([rank for rank in before if rank not in self._members], began)
+        finally:
+            self._is_ours = outer
 
     def _rebuild(self, stopped: bool, world: World) -> list[int]:
         """Collective. Who is here, as numbered at the start. If none has concluded the run, it goes on in ``world``."""

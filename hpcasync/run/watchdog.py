@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from hpcasync.launch.boxes import ERROR, WARNING
-from hpcasync.run.activity import activity, main_thread, stack
-from hpcasync.run.pulse import Pulse, process, pulse_file
 from hpcasync.run.record import has_failed, mark_failed
-from hpcasync.run.stall import Seen, Stall, judge
+from hpcasync.stall.activity import activity, main_thread, stack
+from hpcasync.stall.judgement import Seen, Stall, judge
+from hpcasync.stall.pulse import Pulse, process, pulse_file
 
 END_FACTOR = 10  # times --stall-seconds
 BEATS = 20  # in --stall-seconds

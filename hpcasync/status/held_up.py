@@ -6,8 +6,8 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from hpcasync.run.pulse import Pulse, pulse_file, pulsing
-from hpcasync.run.stall import Seen, Stall, judge
+from hpcasync.stall.judgement import Seen, Stall, judge
+from hpcasync.stall.pulse import Pulse, pulse_file, pulsing
 
 HELD_UP_SECONDS = 10.0  # without a step: worth a word, though nothing need be wrong
 

@@ -13,7 +13,7 @@ from typing import Any
 from hpcasync.launch.queue import ENDED
 from hpcasync.report.groups import COMMON
 from hpcasync.report.read import RunRecord, number, read_run
-from hpcasync.run.stall import Stall
+from hpcasync.stall.judgement import Stall
 from hpcasync.status.held_up import held_up
 from hpcasync.status.ranks import Paces, stragglers
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from hpcasync.clock import Staleness
 from hpcasync.compression import Compression
-from hpcasync.errors import UsageError
+from hpcasync.errors import RunFailure, UsageError
 from hpcasync.reduction import Layout, Reduction
 from hpcasync.replica import Flat, Replica
-from hpcasync.strategies.guard import Guard
+from hpcasync.strategies.guard import Guard, is_finite
 from hpcasync.strategies.shown import Shown
 from hpcasync.strategies.spent import Spent
 from hpcasync.strays import Strays, ZeroGrad, fit
@@ -140,6 +140,9 @@ class Strategy(ABC):
 
     def _drop_step(self) -> None:
         """Forget this step's gradient, and what its batch has done to running statistics, if they can be had again."""
+        if not all(is_finite(pair.params) for pair in self.replica.pairs):
+            whose = f"the parameters of rank {self.world.rank}"
+            raise RunFailure(f"diverged: {whose} are not finite; a smaller --lr, or clipping, may help")
         self.replica.zero_grads()
         self.dropped += 1
         for flat, window in zip(self.replica.buffers, self._buffer_windows, strict=True):

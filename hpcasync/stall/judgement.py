@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hpcasync.run.activity import TRAINING
-from hpcasync.run.pulse import Pulse
+from hpcasync.stall.activity import TRAINING
+from hpcasync.stall.pulse import Pulse
 
 SHOWN = 8  # ranks of a run, or groups of ranks that do the same
 STACKS = 3

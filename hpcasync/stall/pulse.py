@@ -24,7 +24,7 @@ class Pulse:
         beat: counts up.
         every_seconds: between two beats.
         step: steps made so far.
-        phase, verb, where: see :class:`hpcasync.run.activity.Activity`.
+        phase, verb, where: see :class:`hpcasync.stall.activity.Activity`.
         unmoved_seconds: since it last made a step or went from one phase to another, as far as it was awake.
         stack: its main thread's Python stack, once it has not moved for some time.
         host, pid, born: its process; ``born`` tells it from a later one with the same number.
