@@ -50,13 +50,13 @@ ADVICE = (
         "random jitter",
         ("downpour", "hogwild", "adpsgd"),
         "It is another rank's turn to be slow in every step, so backup workers drop good work (`backup` and `sync` "
-        "49 s). Updates that wait for nobody use it all: `downpour`, `hogwild` and `server` 14, `ringmaster` 18, "
-        "`adpsgd` 20, `sgp` 28.",
+        "49 s). Updates that wait for nobody use it all: `downpour`, `hogwild` and `server` 14, `ringmaster` and "
+        "`adpsgd` 18, `sgp` 28.",
     ),
     Advice(
         "a slow network",
-        ("overlap_sgp", "cocod", "adpsgd", "local_sgd"),
-        "Send while computing, to few, or seldom: `overlap_sgp` 22 s, `cocod` 24, `adpsgd` 27, `local_sgd` 29, "
+        ("overlap_sgp", "adpsgd", "cocod", "local_sgd"),
+        "Send while computing, to few, or seldom: `overlap_sgp` 22 s, `adpsgd` 27, `cocod` 28, `local_sgd` 35, "
         "where `sync` takes 53 and an exchange as long as 1.8 steps. `--compress` makes messages smaller. Not the "
         "policies of `server`: they decide one contribution after the other, so each waits for the messages of "
         "all (270 s or more).",
