@@ -19,6 +19,7 @@ from hpcasync.mpi.guarded import say_leaving
 from hpcasync.mpi.progress import wait
 
 _SETTLE_SECONDS = 1.0
+_FORWARD_SECONDS = 0.2  # for the launcher to pass on what was printed: it need not, once the job is aborted
 _ABORT_SECONDS = 1  # for MPI_Abort to end this process
 
 
@@ -69,6 +70,7 @@ def abort(code: int) -> NoReturn:
     tells nobody about a rank that leaves with an exit code other than 0.
     """
     _flush()
+    time.sleep(_FORWARD_SECONDS)
     say_leaving()
     if threading.current_thread() is threading.main_thread():  # no other may
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
