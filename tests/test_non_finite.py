@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hpcasync.errors import RunFailure
 from hpcasync.sim import SimWorld, simulate
 from hpcasync.strategies import STRATEGIES
-from hpcasync.strategies.guard import LONGEST_ROW, Guard, is_finite
+from hpcasync.strategies.finite import LONGEST_ROW, FiniteCheck, is_finite
 from hpcasync.world import World
 from tests.small_job import attempt, codes
 from tests.training import Vectors, build, gradient, linear
@@ -51,7 +51,7 @@ def test_nothing_that_is_not_finite_reaches_anybodys_parameters(name: str) -> No
         strategy = train(world, name, value)
         assert all(is_finite(pair.params) for pair in strategy.replica.pairs)
         assert is_finite(strategy.result())
-        assert strategy.guard.dropped == (world.rank == world.size - 1)
+        assert strategy.finite_check.dropped == (world.rank == world.size - 1)
 
     for value in BAD:
         simulate(lambda world, value=value: main(world, value), 2, compute="exponential")
@@ -103,7 +103,7 @@ def test_a_loss_that_is_not_finite_drops_its_gradient(name: str) -> None:
             linear(model, world.rank, 0).backward()
             strategy.step(loss)
         strategy.drain()
-        assert strategy.guard.dropped == 2
+        assert strategy.finite_check.dropped == 2
 
     simulate(main, 2)
 
@@ -149,15 +149,15 @@ def test_what_counts_as_finite(dtype: torch.dtype) -> None:
 
 def test_stop_raises_before_anything_leaves_and_allow_looks_at_nothing() -> None:
     bad = [torch.tensor([math.inf])]
-    assert Guard("allow").admit(bad, math.nan)
-    guard = Guard("stop")
+    assert FiniteCheck("allow").admit(bad, math.nan)
+    guard = FiniteCheck("stop")
     assert not guard.admit(bad, 0.0)
     with pytest.raises(RunFailure, match="not finite"):
         guard.end_step()
 
 
 def test_a_row_of_bad_steps_is_divergence_and_a_good_one_ends_it() -> None:
-    guard = Guard()
+    guard = FiniteCheck()
     for step in range(3 * LONGEST_ROW):
         guard.admit([torch.ones(1)], 0.0 if step % LONGEST_ROW == 0 else math.nan)
         guard.end_step()

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from hpcasync.run import main
+from hpcasync.run import Run, main, recovery
 from hpcasync.run.watchdog import Watchdog
-from hpcasync.stall.activity import activity, main_thread, stack
+from hpcasync.stall.activity import _PHASES, activity, main_thread, stack
 from hpcasync.stall.judgement import Seen, judge
 from hpcasync.stall.pulse import Pulse, process, pulse_file, pulsing
 from hpcasync.status.screen import line
@@ -260,3 +260,7 @@ def run(tmp_path: Path, how: str, *words: str) -> tuple[int, str]:
         env=os.environ | {"PYTHONPATH": str(JOB.parent.parent)},
     )
     return ended.returncode, ended.stderr
+
+
+def test_the_phases_are_named_after_functions_that_there_are() -> None:
+    assert all(hasattr(Run, name) or hasattr(recovery, name) for name in _PHASES)

@@ -97,7 +97,7 @@ def _model(replica: Replica) -> Description:
 def _optimizer(optimizer: torch.optim.Optimizer) -> Description:
     """Its class, and what every group of parameters is trained with: the defaults are in there, too."""
     name = type(optimizer).__name__
-    groups = optimizer.param_groups
+    groups = getattr(optimizer, "param_groups", [])  # an optimizer of the job's own may have none
     told = {"optimizer": f"the optimizer {name}", "groups": f"{len(groups)} group(s) of parameters in its optimizer"}
     for number, group in enumerate(groups):
         where = name if len(groups) == 1 else f"group {number} of {name}"

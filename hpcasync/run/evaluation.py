@@ -12,7 +12,7 @@ from hpcasync.errors import UsageError
 from hpcasync.replica import Replica
 from hpcasync.run.metrics import Metric
 from hpcasync.strategies import Strategy
-from hpcasync.strategies.guard import check_parameters
+from hpcasync.strategies.finite import check_parameters
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 """A model in evaluation mode, without gradients, to {metric: value}."""

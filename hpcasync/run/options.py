@@ -17,7 +17,7 @@ from hpcasync.laws import parse_law
 from hpcasync.run.config import plain
 from hpcasync.run.trace import Contribution, read_traces
 from hpcasync.strategies import parse_strategy
-from hpcasync.strategies.guard import NonFinite
+from hpcasync.strategies.finite import NonFinite
 
 
 @dataclass(kw_only=True)

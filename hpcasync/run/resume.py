@@ -235,7 +235,7 @@ class Saved:
             return Totals(steps=totals.steps), standing
         strategy.staleness.histogram = Counter(self.state["staleness"]["histogram"])
         strategy.staleness.last = self.state["staleness"]["last"]
-        strategy.dropped, strategy.guard.dropped = totals.dropped, totals.non_finite
+        strategy.dropped, strategy.finite_check.dropped = totals.dropped, totals.non_finite
         drawn = self.state["random"]
         torch.set_rng_state(drawn["torch"])
         position, has_gauss, gauss = drawn["numpy_position"]

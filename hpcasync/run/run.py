@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +36,7 @@ from hpcasync.run.stop import Signals, Stop
 from hpcasync.run.watchdog import Watchdog
 from hpcasync.run.worlds import KINDS
 from hpcasync.strategies import Strategy, adopt, parse_strategy
-from hpcasync.strategies.guard import check_parameters
+from hpcasync.strategies.finite import check_parameters
 from hpcasync.world import RankFailed, World
 
 Batch = TypeVar("Batch")
@@ -130,11 +130,12 @@ class Run:
             adopt(saved.state["strategy"], replica)
             self._feed.deal(self.rank, self.size)
         self._build(self.world)
-        optimizer.register_step_pre_hook(self._check_stepper)
+        with suppress(AttributeError):  # an optimizer of the job's own may have no hooks
+            optimizer.register_step_pre_hook(self._check_stepper)
         self.folder = self._take_folder(opening)
         self._notes = Notes(self.folder, self.rank, sum(len(pair.params) for pair in replica.pairs), self.options.trace)
         self._open.callback(self._notes.flush)
-        self._guard(self.folder)
+        self._watch(self.folder)
         self._started, self._waited_before = self.world.now(), self.world.waited
         with self._recovering():
             if saved is not None:
@@ -243,7 +244,7 @@ class Run:
         self.agree(0)
         return Path(broadcast_text(self.world, str(folder)))
 
-    def _guard(self, folder: Path) -> None:
+    def _watch(self, folder: Path) -> None:
         """Have this rank looked after, if it is a real one and others may wait for it."""
         seconds = self.options.stall_seconds
         if seconds and self.size > 1 and self._origin.world != "sim":
@@ -258,9 +259,9 @@ class Run:
     def _count_contributions(self) -> None:
         staleness, totals = self.strategy.staleness, self._totals
         totals.dropped = self.strategy.dropped
-        if self.strategy.guard.dropped > totals.non_finite == 0:
+        if self.strategy.finite_check.dropped > totals.non_finite == 0:
             warn(f"rank {self.rank}: a loss or gradient is not finite in step {totals.steps}; it is left out")
-        totals.non_finite = self.strategy.guard.dropped
+        totals.non_finite = self.strategy.finite_check.dropped
         totals.staleness_count, totals.staleness_max = staleness.count, staleness.max
         totals.staleness_sum = staleness.mean * staleness.count
 
@@ -359,7 +360,7 @@ class Run:
     def _build(self, world: World) -> None:
         """Collective. The strategy and the way to stop."""
         self.strategy: Strategy = self._choice.build(self._trained[0], world, self._trained[1])
-        self.strategy.guard.mode = self.options.non_finite
+        self.strategy.finite_check.mode = self.options.non_finite
         self._stop = Stop(world, self.options, self._signals, self.strategy.ahead)
 
     def _lead(self, record: Record) -> None:
@@ -402,7 +403,7 @@ class Run:
         self._build(world)
         share_optimizer_state(world, optimizer)
         self.strategy.staleness, self.strategy.dropped = before.staleness, before.dropped
-        self.strategy.guard = before.guard
+        self.strategy.finite_check = before.finite_check
         if stopped:
             self._stop.tell_all()
         return members

@@ -11,7 +11,7 @@ from torch import Tensor
 from hpcasync.replica import Replica
 from hpcasync.run.feed import Standing
 from hpcasync.run.metrics import Totals
-from hpcasync.strategies.guard import is_finite
+from hpcasync.strategies.finite import is_finite
 
 _PARTS = ("strategy", "staleness", "totals", "standing", "random")
 _LARGEST = 2**53  # what a table of float64 still counts exactly

@@ -134,7 +134,7 @@ class Trial:
         replica = Replica(model)
         optimizer = torch.optim.SGD(replica.parameters(), lr=self._lr, momentum=setting.momentum)
         strategy = setting.choice.build(replica, world, optimizer)
-        strategy.guard.mode = "allow"  # what diverges is found out by the gap
+        strategy.finite_check.mode = "allow"  # what diverges is found out by the gap
         self._ranks.append(strategy)
         self._began, self._cpu_began = max(self._began, world.now()), time.process_time()
         waited_before = world.waited

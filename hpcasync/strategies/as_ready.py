@@ -70,7 +70,7 @@ class AsReady(Strategy):
     def _send(self, bucket: Bucket) -> None:
         pair = bucket.pair
         pair.adopt_strays(bucket.first, bucket.stop)
-        self.guard.clean(pair.grads[bucket.start_element : bucket.stop_element])
+        self.finite_check.clean(pair.grads[bucket.start_element : bucket.stop_element])
         self._spent.mark([*bucket.tensors, pair.flat])
         stop = bucket.stop_element + (bucket.stop == len(pair.tensors))  # the count goes with the last tensor
         self._requests.append(self.world.iallreduce(pair.message[bucket.start_element : stop]))

@@ -98,7 +98,7 @@ class LayUp(Sgp):
         """The optimizer's step on the bucket's x, and its shares on their way."""
         number = self._number[bucket]
         bucket.pair.adopt_strays(bucket.first, bucket.stop)
-        self.guard.clean(bucket.pair.grads[bucket.start_element : bucket.stop_element])
+        self.finite_check.clean(bucket.pair.grads[bucket.start_element : bucket.stop_element])
         estimates = [tensor.data for tensor in bucket.tensors]
         for tensor, span in zip(bucket.tensors, bucket.pair.spans[bucket.first : bucket.stop], strict=True):
             x = self._push_sum.x(number)[span.start - bucket.start_element : span.stop - bucket.start_element]

@@ -114,7 +114,7 @@ class InBackward(Strategy):
         for tensor in bucket.tensors:
             self._put(tensor)
         message = self._messages[bucket]
-        self.guard.clean(message[:-1])
+        self.finite_check.clean(message[:-1])
         message[-1] = self._contributed
         self.world.allreduce(message)
         count = message[-1].float()

@@ -182,7 +182,7 @@ class Neuron(Strategy):
         if gradient is None or tensor not in self._places:
             return
         gradient = dense(gradient)
-        self.guard.clean(gradient)
+        self.finite_check.clean(gradient)
         self._spent.mark([tensor])
         layer, place = self._places[tensor]
         self.peak_gradient_bytes = max(self.peak_gradient_bytes, gradient.nbytes + self._selection.gradient_bytes)

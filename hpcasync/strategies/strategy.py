@@ -15,7 +15,7 @@ from hpcasync.compression import Compression
 from hpcasync.errors import RunFailure, UsageError
 from hpcasync.reduction import Layout, Reduction
 from hpcasync.replica import Flat, Replica
-from hpcasync.strategies.guard import Guard, is_finite
+from hpcasync.strategies.finite import FiniteCheck, is_finite
 from hpcasync.strategies.shown import Shown
 from hpcasync.strategies.spent import Spent
 from hpcasync.strays import Strays, ZeroGrad, fit
@@ -34,8 +34,8 @@ class Strategy(ABC):
         rereads: True where a script's changes of the parameters do not take part by themselves, as a step reads these
             anew from elsewhere: :meth:`_changed` carries them there, or refuses.
         ahead: by how many steps ranks can be ahead of each other; None where each goes at its own speed.
-        guard: keeps gradients that are not finite from leaving this rank.
-        contributes: False in a step whose gradient the guard has dropped: it is zero, and must not be counted.
+        finite_check: keeps gradients that are not finite from leaving this rank.
+        contributes: False in a step whose gradient it has dropped: it is zero, and must not be counted.
         dropped: contributions of this rank that were computed and will never be applied.
         compresses: what :meth:`compress` takes, by the names of ``hpcasync.compression``.
         reduction: how one gradient of each rank becomes one of all, in strategies that do this.
@@ -55,7 +55,7 @@ class Strategy(ABC):
             optimizer.zero_grad = ZeroGrad(optimizer, self._after_zero_grad)  # type: ignore[method-assign]
         self.staleness = Staleness()
         self.dropped = 0
-        self.guard, self.contributes = Guard(), True
+        self.finite_check, self.contributes = FiniteCheck(), True
         self.reduction = Reduction()
         for tensor in replica.constants.values():
             agreed = tensor.contiguous()  # the tensor itself, unless it is channels_last or transposed
@@ -101,12 +101,12 @@ class Strategy(ABC):
             self._spent.check()
         else:
             self.replica.adopt_strays()
-            self.contributes = self.guard.admit([pair.grads for pair in self.replica.pairs], loss)
+            self.contributes = self.finite_check.admit([pair.grads for pair in self.replica.pairs], loss)
             if not self.contributes:
                 self._drop_step()
         self._step()
         self._note_shown()
-        self.guard.end_step()
+        self.finite_check.end_step()
 
     def _adopt_parameters(self) -> None:
         """Make what the script has done to parameters and buffers since the last step a part of the training.
